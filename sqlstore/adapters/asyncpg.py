@@ -1,0 +1,232 @@
+"""PostgreSQL through asyncpg.
+
+Store connections are plain asyncpg connections, not pooled ones: a pool resets each connection on release with four
+statements, and a store's statement leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from asyncpg import exceptions as pg
+from typing_extensions import override
+
+from ..config import BaseConfig, ExtensionConfig
+from ..connection import StoreConnection
+from ..dialects import POSTGRESQL
+from ..exceptions import (
+    ConnectionLostError,
+    ContentionError,
+    ReadOnlyError,
+    SQLStoreError,
+    TableMismatchError,
+    TableMissingError,
+    UnavailableError,
+    ValueTooLargeError,
+)
+from ..store import BaseSQLSpecStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from asyncpg.pool import PoolConnectionProxy
+    from asyncpg.prepared_stmt import PreparedStatement
+
+    from ..dialects import Step
+
+__all__ = ("AsyncpgConfig", "AsyncpgStore")
+
+_CONNECT_OPTIONS = frozenset(inspect.signature(asyncpg.connect).parameters)
+_POOL_OPTIONS = frozenset(inspect.signature(asyncpg.create_pool).parameters) - {"connect_kwargs"}
+
+# The first that fits.
+_MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLStoreError]], ...] = (
+    ((pg.UndefinedTableError, pg.InvalidSchemaNameError), TableMissingError),
+    ((pg.UndefinedColumnError, pg.DatatypeMismatchError), TableMismatchError),
+    (
+        (
+            pg.DeadlockDetectedError,
+            pg.SerializationError,
+            pg.LockNotAvailableError,
+            pg.QueryCanceledError,  # statement_timeout
+            pg.InvalidCachedStatementError,
+            pg.CannotConnectNowError,  # starting up
+            pg.TooManyConnectionsError,
+        ),
+        ContentionError,
+    ),
+    ((pg.ReadOnlySQLTransactionError, pg.InsufficientPrivilegeError), ReadOnlyError),
+    ((pg.ProgramLimitExceededError, pg.StringDataRightTruncationError), ValueTooLargeError),
+    (
+        (
+            pg.InvalidAuthorizationSpecificationError,
+            pg.InvalidCatalogNameError,
+            pg.ClientConfigurationError,
+            pg.TargetServerAttributeNotMatched,
+            socket.gaierror,
+            ConnectionRefusedError,
+            FileNotFoundError,  # a Unix socket's path
+            TimeoutError,
+        ),
+        UnavailableError,
+    ),
+    (
+        (
+            OSError,
+            pg.PostgresConnectionError,
+            pg.AdminShutdownError,
+            pg.CrashShutdownError,
+            pg.InterfaceError,  # the connection is closed
+        ),
+        ConnectionLostError,
+    ),
+)
+
+
+class AsyncpgConfig(BaseConfig):
+    """A PostgreSQL database reached through asyncpg."""
+
+    dialect = POSTGRESQL
+
+    def __init__(
+        self,
+        *,
+        pool_config: Mapping[str, Any] | None = None,
+        pool_instance: asyncpg.Pool[Any] | None = None,
+        extension_config: ExtensionConfig | None = None,
+    ) -> None:
+        """Keep the settings; nothing is opened yet.
+
+        *pool_config* is what `asyncpg.create_pool` takes: ``dsn``, or ``host``, ``port``, ``user``, ``password``,
+        ``database``, and so on. Instead, *pool_instance* is the application's own pool: the stores keep up to 5 of
+        its connections, leave at least 2 to the application, and never close it.
+
+        Raises:
+            TypeError: an option is unknown, or of the wrong type.
+            ValueError: an option is out of range, or the pool is too small to share.
+        """
+        if (pool_config is None) is (pool_instance is None):
+            msg = 'give either pool_config, as in pool_config={"dsn": "postgresql://…"}, or pool_instance'
+            raise TypeError(msg)
+        super().__init__(pool_config or {}, _CONNECT_OPTIONS | _POOL_OPTIONS, extension_config)
+        self.pool_instance = pool_instance
+        if pool_instance is not None:
+            self.readers, self.writers = _share(pool_instance.get_max_size())
+
+    @override
+    async def open_store_connection(self) -> AsyncpgConnection:
+        settings = {
+            "synchronous_commit": "on",
+            "default_transaction_isolation": "read committed",
+            # A row that somebody's transaction holds must not hold this connection for long: the call tries again.
+            "lock_timeout": "250",
+            # What was abandoned with a killed connection does not go on for longer than its caller waited.
+            "statement_timeout": str(round(self.timeout * 1000)),
+        }
+        if self.pool_instance is not None:
+            pooled = await self.pool_instance.acquire(timeout=self.timeout)
+            # The pool resets them when it gets its connection back.
+            for name, value in settings.items():
+                await pooled.execute(f"SET {name} = '{value}'")
+            return AsyncpgConnection(pooled, partial(self.pool_instance.release, pooled, timeout=self.timeout))
+        options = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
+        options["server_settings"] = {"application_name": "sqlstore", **options.get("server_settings", {}), **settings}
+        options.setdefault("timeout", self.timeout)
+        # Only our own prepared statements are used.
+        options["statement_cache_size"] = 0
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(**options)
+        return AsyncpgConnection(connection, partial(connection.close, timeout=self.timeout))
+
+    @override
+    def classify(self, error: Exception) -> type[SQLStoreError]:
+        return next((meaning for kinds, meaning in _MEANING if isinstance(error, kinds)), SQLStoreError)
+
+
+class AsyncpgConnection(StoreConnection):
+    """An asyncpg connection whose statements are prepared once."""
+
+    def __init__(
+        self, connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any], close: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._connection = connection
+        self._close = close
+        self._statements: dict[str, PreparedStatement[Any]] = {}
+
+    @property
+    @override
+    def closed(self) -> bool:
+        return self._connection.is_closed()
+
+    @override
+    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+        if len(steps) == 1:
+            return await self._run(steps[0])
+        async with self._connection.transaction():
+            return [row for step in steps for row in await self._run(step)]
+
+    async def _run(self, step: Step) -> Sequence[Sequence[Any]]:
+        if not step.parameters:
+            await self._connection.execute(step.text)
+            return ()
+        statement = self._statements.get(step.text)
+        if statement is None:
+            statement = self._statements[step.text] = await self._prepare(step.text)
+        try:
+            return await statement.fetch(*step.parameters)
+        except pg.InvalidCachedStatementError:
+            # The table was altered: https://www.postgresql.org/docs/current/sql-prepare.html
+            self._statements.clear()
+            raise
+
+    async def _prepare(self, text: str) -> PreparedStatement[Any]:
+        try:
+            return await self._connection.prepare(text)
+        except (OSError, pg.PostgresConnectionError) as error:
+            # Nothing has been executed yet, so that even what must not run twice may be tried again.
+            msg = "the connection was lost before the statement was sent"
+            raise ContentionError(msg) from error
+
+    @override
+    async def close(self) -> None:
+        try:
+            await self._close()
+        except (OSError, TimeoutError, pg.InterfaceError, pg.PostgresError):
+            self._connection.terminate()
+
+    @override
+    def kill(self) -> None:
+        try:
+            self._connection.terminate()
+        except RuntimeError:
+            # Its loop is closed: asyncio's transport is left with an open socket that only its last callback closes
+            # (uvloop has closed it with the loop).
+            transport: object = getattr(self._connection, "_transport", None)
+            close_socket: Callable[[None], None] | None = getattr(transport, "_call_connection_lost", None)
+            if close_socket is not None:
+                close_socket(None)
+
+
+class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):
+    """A Litestar store in PostgreSQL."""
+
+    @classmethod
+    @override
+    def config_type(cls) -> type[AsyncpgConfig]:
+        return AsyncpgConfig
+
+
+def _share(size: int) -> tuple[int, int]:
+    """Return how many of a pool's *size* connections the stores keep for reads and for writes.
+
+    Raises:
+        ValueError: less than 2 would be left to the application.
+    """
+    kept = min(size - 2, BaseConfig.readers + BaseConfig.writers)
+    if kept < 2:  # noqa: PLR2004 - one for reads, one for writes
+        msg = f"pool_instance has max_size={size}: the stores keep 2 connections and leave 2, so make it at least 4"
+        raise ValueError(msg)
+    return kept // 2, kept - kept // 2

@@ -1,0 +1,221 @@
+"""SQLite through the standard library's sqlite3.
+
+Each store connection lives in a thread of its own. The file is in WAL mode, so readers and the writer do not wait for
+each other, and synchronous=FULL: a write is on disk before its caller goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from ..config import BaseConfig, ExtensionConfig, refuse_unknown
+from ..connection import ThreadConnection
+from ..dialects import SQLITE
+from ..exceptions import (
+    ConnectionLostError,
+    ContentionError,
+    ReadOnlyError,
+    SQLStoreError,
+    TableMismatchError,
+    TableMissingError,
+    UnavailableError,
+    ValueTooLargeError,
+)
+from ..store import BaseSQLSpecStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..dialects import Step
+
+__all__ = ("SqliteConfig", "SqliteStore")
+
+_POOL_OPTIONS = ("cached_statements", "database", "uri")
+_MEANING: dict[int, type[SQLStoreError]] = {
+    sqlite3.SQLITE_BUSY: ContentionError,
+    sqlite3.SQLITE_LOCKED: ContentionError,
+    sqlite3.SQLITE_PROTOCOL: ContentionError,
+    sqlite3.SQLITE_INTERRUPT: ContentionError,
+    sqlite3.SQLITE_READONLY: ReadOnlyError,
+    sqlite3.SQLITE_PERM: ReadOnlyError,
+    sqlite3.SQLITE_CANTOPEN: UnavailableError,
+    sqlite3.SQLITE_NOTADB: UnavailableError,
+    sqlite3.SQLITE_TOOBIG: ValueTooLargeError,
+}
+
+
+class SqliteConfig(BaseConfig):
+    """A SQLite file, or ``:memory:``, which lives as long as its config."""
+
+    dialect = SQLITE
+    readers = 1
+    writers = 1
+
+    def __init__(
+        self,
+        *,
+        pool_config: Mapping[str, Any],
+        pragmas: Mapping[str, str | int] | None = None,
+        extension_config: ExtensionConfig | None = None,
+    ) -> None:
+        """Keep the settings; nothing is opened yet.
+
+        *pool_config* takes ``database`` (a path, or ``:memory:``), ``uri`` and ``cached_statements`` as
+        `sqlite3.connect` does. *pragmas* are set on each connection, after ``journal_mode=WAL`` and
+        ``synchronous=FULL``, which they may change.
+
+        Raises:
+            TypeError: an option is unknown, or of the wrong type.
+            ValueError: an option is out of range.
+        """
+        super().__init__(pool_config, _POOL_OPTIONS, extension_config)
+        self.pragmas: dict[str, str | int] = {"journal_mode": "WAL", "synchronous": "FULL", **_checked(pragmas or {})}
+        self._anchor: sqlite3.Connection | None = None
+        database: str | os.PathLike[str] | None = self.pool_config.get("database")
+        if not isinstance(database, (str, os.PathLike)) or not str(database):
+            msg = f'pool_config needs "database", the path of a file or ":memory:", not {database!r}'
+            raise TypeError(msg)
+        if database == ":memory:":
+            # A name of its own lets several connections share it, in any thread and event loop.
+            self.pool_config.update(database=f"file:/sqlstore-{secrets.token_hex(8)}?vfs=memdb", uri=True)
+        elif not self.pool_config.get("uri"):
+            self.pool_config["database"] = str(Path(database).absolute())
+
+    @override
+    async def open_store_connection(self) -> SqliteConnection:
+        if self._anchor is None and "vfs=memdb" in str(self.pool_config["database"]):
+            self._anchor = sqlite3.connect(**self.pool_config, check_same_thread=False)
+            weakref.finalize(self, self._anchor.close)
+        connection = SqliteConnection(self)
+        await connection.open()
+        return connection
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection in autocommit mode with the config's pragmas, for any thread.
+
+        Raises sqlite3's own exceptions.
+        """
+        # Longer waits are the lanes' business, which can tell their callers.
+        patience = min(1.0, self.timeout / 2)
+        connection: sqlite3.Connection = sqlite3.connect(
+            **self.pool_config, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for name, value in self.pragmas.items():
+                _set_pragma(connection, name, value, time.monotonic() + self.timeout / 2)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @override
+    def classify(self, error: Exception) -> type[SQLStoreError]:
+        message = str(error)
+        if message.startswith("no such table"):
+            return TableMissingError
+        if "no such column" in message or "has no column" in message:
+            return TableMismatchError
+        if isinstance(error, OverflowError):
+            return ValueTooLargeError
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in message:
+            return ConnectionLostError
+        # The low byte is the primary code: https://www.sqlite.org/rescode.html
+        return _MEANING.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, SQLStoreError)
+
+
+class SqliteConnection(ThreadConnection):
+    """A sqlite3 connection in its thread."""
+
+    def __init__(self, config: SqliteConfig) -> None:
+        super().__init__()
+        self._config = config
+        self._connection: sqlite3.Connection | None = None
+
+    @override
+    def _connect(self) -> None:
+        self._connection = self._config.connect()
+
+    @override
+    def _run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+        if self._connection is None:
+            msg = "the connection is closed"
+            raise sqlite3.ProgrammingError(msg)
+        if len(steps) == 1 and not steps[0].many:
+            return _execute(self._connection, steps[0])
+        # IMMEDIATE, because a transaction that begins with a read may find at its first write that it is too late.
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            rows = [row for step in steps for row in _execute(self._connection, step)]
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return rows
+
+    @override
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @override
+    def _interrupt(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                connection.interrupt()
+
+
+class SqliteStore(BaseSQLSpecStore[SqliteConfig]):
+    """A Litestar store in a SQLite file."""
+
+    @classmethod
+    @override
+    def config_type(cls) -> type[SqliteConfig]:
+        return SqliteConfig
+
+
+def _execute(connection: sqlite3.Connection, step: Step) -> Sequence[Sequence[Any]]:
+    if step.many:
+        connection.executemany(step.text, step.parameters)
+        return ()
+    # All rows at once: an open read cursor would keep the WAL from being reset.
+    return connection.execute(step.text, step.parameters).fetchall()
+
+
+def _set_pragma(connection: sqlite3.Connection, name: str, value: str | int, deadline: float) -> None:
+    """Set a pragma unless it has the value already, which needs no lock."""
+    while True:
+        try:
+            current = connection.execute(f"PRAGMA {name}").fetchone()
+            if current is None or str(current[0]).lower() != str(value).lower():
+                connection.execute(f"PRAGMA {name} = {value}").fetchall()
+        except sqlite3.OperationalError as error:
+            # Changing to WAL does not wait for other processes that do the same: https://www.sqlite.org/wal.html
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _checked(pragmas: Mapping[str, str | int]) -> Mapping[str, str | int]:
+    if pragmas:
+        # SQLite itself ignores a pragma that it does not know.
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            refuse_unknown("pragmas", pragmas, [name for (name,) in connection.execute("PRAGMA pragma_list")])
+    for name, value in pragmas.items():
+        if not isinstance(value, (int, str)) or not str(value).lstrip("-").isalnum():
+            msg = f"pragma {name} must be a word or a number, not {value!r}"
+            raise ValueError(msg)
+    return pragmas

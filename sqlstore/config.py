@@ -1,0 +1,199 @@
+"""Settings of one database, and what belongs to it in each event loop.
+
+A config opens nothing when it is made. Whatever it opens later belongs to the event loop and the process that asked:
+see `PerLoop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import os
+import threading
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+
+    from .connection import StoreConnection
+    from .dialects import Dialect
+    from .exceptions import SQLStoreError
+
+__all__ = ("BaseConfig", "ExtensionConfig", "LitestarOptions", "PerLoop", "refuse_unknown")
+
+
+class LitestarOptions(TypedDict, total=False):
+    """All options of ``extension_config["litestar"]``."""
+
+    session_table: str
+    """The stores' table; ``litestar_session`` if not given."""
+    timeout: float
+    """Seconds after which a call that has no answer raises; 10 if not given."""
+
+
+class ExtensionConfig(TypedDict, total=False):
+    """Options by the framework they are for."""
+
+    litestar: LitestarOptions
+
+
+class BaseConfig(ABC):
+    """How to reach a database, and the stores' own connections to it."""
+
+    dialect: ClassVar[Dialect]
+    readers: int = 2
+    """Store connections for reads, per event loop."""
+    writers: int = 3
+    """Store connections for writes, per event loop."""
+
+    def __init__(
+        self, pool_config: Mapping[str, Any], pool_options: Iterable[str], extension_config: ExtensionConfig | None
+    ) -> None:
+        """Keep the settings.
+
+        *pool_options* are the names that the driver knows.
+
+        Raises:
+            TypeError: an option is unknown, or of the wrong type.
+            ValueError: an option is out of range.
+        """
+        refuse_unknown("pool_config", pool_config, pool_options)
+        self.pool_config = dict(pool_config)
+        self.extension_config: ExtensionConfig = extension_config or {}
+        refuse_unknown("extension_config", self.extension_config, ExtensionConfig.__annotations__)
+        self.litestar_options: LitestarOptions = self.extension_config.get("litestar", {})
+        refuse_unknown('extension_config["litestar"]', self.litestar_options, LitestarOptions.__annotations__)
+        self.timeout = _timeout(self.litestar_options.get("timeout", 10.0))
+        self._per_loop: dict[Callable[..., Any], PerLoop[Any]] = {}
+
+    @abstractmethod
+    async def open_store_connection(self) -> StoreConnection:
+        """Open one connection for the stores; the caller owns it.
+
+        Raises the driver's own exceptions.
+        """
+
+    @abstractmethod
+    def classify(self, error: Exception) -> type[SQLStoreError]:
+        """Return what the driver's *error* means; `SQLStoreError` itself where nothing better is known."""
+
+    def of_loop(self, make: Callable[[BaseConfig], ResourceT]) -> ResourceT:
+        """Return what *make* made from this config for the running event loop, making it on the first call.
+
+        Raises:
+            RuntimeError: no asyncio event loop is running.
+        """
+        per_loop: PerLoop[ResourceT] | None = self._per_loop.get(make)
+        if per_loop is None:
+            per_loop = self._per_loop.setdefault(make, PerLoop(lambda: make(self)))
+        return per_loop.get()
+
+
+class LoopResource(Protocol):
+    """Something that is tied to one event loop."""
+
+    async def close(self) -> None:
+        """Close in good order."""
+
+    def kill(self) -> None:
+        """Let go of it although its loop is closed."""
+
+
+ResourceT = TypeVar("ResourceT", bound=LoopResource)
+
+# What a forked child inherits is never used, closed or collected there: its sockets are its parent's.
+_INHERITED: list[object] = []
+
+
+class PerLoop(Generic[ResourceT]):
+    """One resource for each running event loop of this process.
+
+    A resource is closed when its loop ends (`asyncio.run`, anyio and uvicorn all shut down a loop's asynchronous
+    generators, and this waits in one). A loop that was closed without that has its resource killed when the next
+    loop asks for one.
+    """
+
+    def __init__(self, make: Callable[[], ResourceT]) -> None:
+        self._make = make
+        self._forget()
+
+    def _forget(self) -> None:
+        self._resources: dict[asyncio.AbstractEventLoop, tuple[ResourceT, AsyncGenerator[None, None]]] = {}
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def get(self) -> ResourceT:
+        """Return the running loop's resource.
+
+        Raises:
+            RuntimeError: no asyncio event loop is running.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            msg = "sqlstore needs a running asyncio event loop (uvloop is one, trio is not)"
+            raise RuntimeError(msg) from None
+        if self._pid != os.getpid():
+            _INHERITED.append((self._resources, self._lock))
+            self._forget()
+        held = self._resources.get(loop)
+        return held[0] if held is not None else self._new(loop)
+
+    def _new(self, loop: asyncio.AbstractEventLoop) -> ResourceT:
+        with self._lock:
+            for other in [other for other in self._resources if other.is_closed()]:
+                self._resources.pop(other)[0].kill()
+            resource = self._make()
+            until_loop_ends = self._until_loop_ends(loop, resource)
+            # The first step registers the generator with the loop, and has nothing to wait for.
+            with contextlib.suppress(StopIteration):
+                until_loop_ends.__anext__().send(None)
+            self._resources[loop] = (resource, until_loop_ends)
+        return resource
+
+    async def _until_loop_ends(
+        self, loop: asyncio.AbstractEventLoop, resource: ResourceT
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._resources.pop(loop, None)
+            await resource.close()
+
+
+# What SQLSpec calls an option, and what to write here.
+_SQLSPEC_NAMES = {
+    "connection_config": "pool_config",
+    "connection_instance": "pool_instance",
+    "create_schema": "await store.create_table() instead",
+    "manage_schema": "await store.create_table() instead",
+    "migrations_path": "await store.create_table(), which applies the bundled migrations",
+}
+
+
+def refuse_unknown(where: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Check the names of *options*.
+
+    Raises:
+        TypeError: a name is not in *known*; the message names the nearest one.
+    """
+    known = sorted(known)
+    for name in options:
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(str(name), known, n=1)
+        advice = _SQLSPEC_NAMES.get(name) or (nearest[0] if nearest else f"one of {', '.join(known)}")
+        msg = f"unknown option {name!r} in {where}: use {advice}"
+        raise TypeError(msg)
+
+
+def _timeout(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        msg = f"timeout must be a number of seconds, not {timeout!r}"
+        raise TypeError(msg)
+    if not 0 < timeout <= 3600:  # noqa: PLR2004 - an hour; also refuses NaN
+        msg = f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}"
+        raise ValueError(msg)
+    return float(timeout)

@@ -1,0 +1,124 @@
+"""The seam to a driver: one connection that belongs to the stores and runs nothing but their statements."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import override
+
+from .exceptions import ConnectionLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .dialects import Step
+
+__all__ = ("StoreConnection", "ThreadConnection")
+
+T = TypeVar("T")
+
+
+class StoreConnection(ABC):
+    """An open connection in autocommit mode. One caller uses it at a time."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """The connection is known to be gone, so nothing must be sent over it."""
+
+    @abstractmethod
+    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+        """Run *steps* and return all their rows; several steps are one transaction.
+
+        Raises the driver's own exceptions, which the config's `classify` tells apart.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Say goodbye to the server and close. Never raises because the server is already gone."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Drop the connection without waiting; a pending `run` raises at once. Works when its loop is closed."""
+
+
+class ThreadConnection(StoreConnection):
+    """A connection of a synchronous driver, used by one thread of its own.
+
+    The steps of one `run` are a single hop to that thread. The application's shared worker threads stay free, and
+    their being busy never delays a store.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlstore")
+        self._pending: asyncio.Future[Any] | None = None
+        self._killed = False
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Open the driver's connection; in the thread."""
+
+    @abstractmethod
+    def _run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+        """Do the work of `run`; in the thread."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the driver's connection if it is open; in the thread, after whatever still runs there."""
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Make the thread's current call return soon; from another thread."""
+
+    @property
+    @override
+    def closed(self) -> bool:
+        return self._killed
+
+    async def open(self) -> None:
+        """Open the driver's connection.
+
+        Raises the driver's own exceptions.
+        """
+        try:
+            await self._hop(self._connect)
+        except BaseException:
+            self.kill()
+            raise
+
+    @override
+    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+        return await self._hop(self._run, steps)
+
+    @override
+    async def close(self) -> None:
+        if not self._killed:
+            self._killed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown(wait=False)
+
+    @override
+    def kill(self) -> None:
+        if not self._killed:
+            self._killed = True
+            self._interrupt()
+            self._thread.submit(self._disconnect)
+            self._thread.shutdown(wait=False)
+        if self._pending is not None and not self._pending.get_loop().is_closed():
+            self._pending.cancel()
+
+    async def _hop(self, function: Callable[..., T], *args: object) -> T:
+        pending = asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        self._pending = pending
+        try:
+            return await pending
+        except asyncio.CancelledError:
+            if self._killed:
+                msg = "the connection was dropped while its thread was still busy"
+                raise ConnectionLostError(msg) from None
+            raise
+        finally:
+            self._pending = None

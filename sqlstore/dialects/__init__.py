@@ -1,0 +1,7 @@
+"""SQL text, one module per database: what `Dialect` names, each database spells."""
+
+from ._dialect import Dialect, Row, Statement, Step
+from .postgresql import POSTGRESQL
+from .sqlite import SQLITE
+
+__all__ = ("POSTGRESQL", "SQLITE", "Dialect", "Row", "Statement", "Step")

@@ -1,0 +1,135 @@
+"""What a database has to be able to say, and how values reach its placeholders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ("Dialect", "Row", "Statement", "Step")
+
+
+class Row(NamedTuple):
+    """One key's share of a statement. None where the statement does not use the field."""
+
+    key: str
+    data: bytes | None = None
+    lifetime: float | None = None
+    """Seconds from the database's now; None means the value never expires."""
+    expires_at: float | None = None
+    """Epoch seconds, for a database whose clock is the process's own."""
+    version: int | None = None
+
+
+class Step(NamedTuple):
+    """A text with its values, ready for a driver."""
+
+    text: str
+    parameters: Sequence[Any] = ()
+    many: bool = False
+    """*parameters* holds one sequence a row, and the text runs once for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A text and the names of its values, in the order of its placeholders.
+
+    A name is looked up in the call's values, else it is a `Row` field. ``key[]`` is that field of all rows as one
+    array; ``key*`` is one placeholder a row, standing where the text says ``{key*}``.
+    """
+
+    text: str
+    parameters: tuple[str, ...]
+    many: bool = False
+    """Runs once a row: the driver's ``executemany``."""
+    placeholder: str = "?"
+
+    def bind(self, values: Mapping[str, object], rows: Sequence[Row]) -> Step:
+        """Return the step that runs this statement for *rows*."""
+        if self.many:
+            return Step(self.text, [self._parameters(values, (row,)) for row in rows], many=True)
+        size = 1 << max(len(rows) - 1, 0).bit_length()
+        return Step(_with_list(self.text, self.placeholder, size), self._parameters(values, rows))
+
+    def _parameters(self, values: Mapping[str, object], rows: Sequence[Row]) -> list[object]:
+        parameters: list[object] = []
+        for name in self.parameters:
+            if name in values:
+                parameters.append(values[name])
+            elif name.endswith("[]"):
+                parameters.append([getattr(row, name[:-2]) for row in rows])
+            elif name.endswith("*"):
+                # Padded to a power of two with the last row, so that a server sees few different texts.
+                listed = [getattr(row, name[:-1]) for row in rows]
+                listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
+                parameters += listed
+            else:
+                parameters.append(getattr(rows[0], name))
+        return parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The SQL of one database. ``{table}`` stands for the table, see `for_table`.
+
+    Every verb's answer has the session_id in its first column. *Live* is a row that has not expired.
+    """
+
+    name: str
+    """Also the folder of its migrations."""
+    schemas: bool
+    """A table name may have one schema in front."""
+    process_clock: bool
+    """The database has no clock of its own: ``now`` and ``expires_at`` come from the process."""
+
+    select: Statement
+    """Live rows: session_id, data, version, whether they expire at all."""
+    select_expiry: Statement
+    """Live rows: session_id, whole seconds left rounded up or NULL."""
+    renew: Statement
+    """Move the expiry of live rows that have one, never closer; returns what `select` does."""
+    upsert: Statement
+    """Store rows; an expired row starts a new life."""
+    delete: Statement
+    add: Statement
+    """Store a row unless a live one is there, or is this call's own: returns session_id if stored."""
+    pop: Statement
+    """Delete a live row: session_id, data."""
+    increment: Statement
+    """Add to a live counter or start one: session_id, data; no row if it is not a number or would overflow."""
+    compare_and_set: Statement
+    """Replace data where the version is *expected*, or this call's own: returns session_id if replaced."""
+    walk: Statement
+    """One page in key order: namespace, session_id, whether it has expired."""
+    walk_expired: Statement
+    """The same where only expired rows are wanted; may return live rows, for they are marked."""
+    delete_expired: Statement
+    """Delete those of the rows that have expired: session_id."""
+
+    columns: Statement
+    """The names of *table*'s columns; no row if there is no such table."""
+    migration_begin: tuple[str, ...]
+    """Open a transaction that only one process can be in, whatever table it is about."""
+    migration_commit: str
+
+    def for_table(self, table: str) -> Dialect:
+        """Return this dialect with *table*, a validated name, in every statement."""
+        return _for_table(self, table)
+
+
+@cache
+def _for_table(dialect: Dialect, table: str) -> Dialect:
+    changes: dict[str, Any] = {}
+    for field in fields(dialect):
+        statement = getattr(dialect, field.name)
+        if isinstance(statement, Statement):
+            changes[field.name] = replace(statement, text=statement.text.replace("{table}", table))
+    return replace(dialect, **changes)
+
+
+@cache
+def _with_list(text: str, placeholder: str, size: int) -> str:
+    return text.replace("{key*}", ", ".join([placeholder] * size))

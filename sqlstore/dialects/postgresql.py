@@ -1,0 +1,176 @@
+"""PostgreSQL 12 and later.
+
+Instants are ``statement_timestamp()``: ``now()`` stands still inside a transaction.
+"""
+
+from ._dialect import Dialect, Statement
+
+__all__ = ("POSTGRESQL",)
+
+_NOW = "statement_timestamp()"
+_EXPIRED = f"stored.expires_at <= {_NOW}"
+_LIVE = f"(stored.expires_at IS NULL OR stored.expires_at > {_NOW})"
+
+# What writing over a row that has expired resets, and writing over a live one keeps.
+_NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal END,
+       created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
+_NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE stored.expires_at END"
+
+# = ANY with an array keeps the primary key's index also in a plan made for an empty table; a join with unnest does not.
+_ROWS = "stored.namespace = $1\n   AND stored.session_id = ANY($2)"
+_ROW = "stored.namespace = $1\n   AND stored.session_id = $2"
+
+_INSERT = """
+INSERT INTO {table} AS stored (namespace, session_id, data, expires_at, version, created_at, updated_at)"""
+_CONFLICT = "ON CONFLICT (namespace, session_id) DO UPDATE"
+
+# A counter is what increment itself writes: no sign but -, no leading zero, no space. Checked before the cast,
+# because a failed cast is an error and not a NULL.
+_SUM = f"""CASE
+           WHEN {_EXPIRED} THEN $3::numeric
+           WHEN encode(stored.data, 'escape') ~ '^(0|-?[1-9][0-9]{{0,18}})$'
+           THEN encode(stored.data, 'escape')::numeric + $3
+       END"""
+
+_WALK = Statement(
+    f"""
+SELECT stored.namespace, stored.session_id, coalesce({_EXPIRED}, FALSE)
+  FROM {{table}} AS stored
+ WHERE (stored.namespace, stored.session_id) > ($1, $2)
+   AND stored.namespace < $3
+ ORDER BY stored.namespace, stored.session_id
+ LIMIT $4""",
+    ("after_namespace", "after_key", "end", "limit"),
+)
+
+POSTGRESQL = Dialect(
+    name="postgresql",
+    schemas=True,
+    process_clock=False,
+    select=Statement(
+        f"""
+SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
+  FROM {{table}} AS stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key[]"),
+    ),
+    select_expiry=Statement(
+        f"""
+SELECT stored.session_id, ceil(extract(epoch FROM stored.expires_at - {_NOW}))::bigint
+  FROM {{table}} AS stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key[]"),
+    ),
+    renew=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET expires_at = greatest(stored.expires_at, {_NOW} + make_interval(secs => $3))
+ WHERE {_ROWS}
+   AND stored.expires_at > {_NOW}
+RETURNING stored.session_id, stored.data, stored.version, TRUE""",
+        ("namespace", "key[]", "lifetime"),
+    ),
+    upsert=Statement(
+        f"""{_INSERT}
+SELECT $1, session_id, data, {_NOW} + make_interval(secs => lifetime), version, {_NOW}, {_NOW}
+  FROM unnest($2::text[], $3::bytea[], $4::float8[], $5::bigint[]) AS new (session_id, data, lifetime, version)
+{_CONFLICT}
+   SET data = excluded.data,
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       expires_at = excluded.expires_at,
+       {_NEW_LIFE}""",
+        ("namespace", "key[]", "data[]", "lifetime[]", "version[]"),
+    ),
+    delete=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_ROWS}""",
+        ("namespace", "key[]"),
+    ),
+    add=Statement(
+        f"""{_INSERT}
+VALUES ($1, $2, $3, {_NOW} + make_interval(secs => $4), $5, {_NOW}, {_NOW})
+{_CONFLICT}
+   SET data = excluded.data,
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       {_NEW_EXPIRY},
+       {_NEW_LIFE}
+ WHERE {_EXPIRED}
+    OR stored.version = excluded.version
+RETURNING stored.session_id""",
+        ("namespace", "key", "data", "lifetime", "version"),
+    ),
+    pop=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_ROW}
+   AND {_LIVE}
+RETURNING stored.session_id, stored.data""",
+        ("namespace", "key"),
+    ),
+    increment=Statement(
+        f"""{_INSERT}
+VALUES ($1, $2, convert_to($3::bigint::text, 'UTF8'), {_NOW} + make_interval(secs => $4), $5, {_NOW}, {_NOW})
+{_CONFLICT}
+   SET data = convert_to(({_SUM})::text, 'UTF8'),
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       {_NEW_EXPIRY},
+       {_NEW_LIFE}
+ WHERE {_SUM} BETWEEN -9223372036854775808 AND 9223372036854775807
+RETURNING stored.session_id, stored.data""",
+        ("namespace", "key", "amount", "lifetime", "version"),
+    ),
+    compare_and_set=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET data = $3,
+       version = $4,
+       updated_at = {_NOW}
+ WHERE {_ROW}
+   AND stored.version IN ($4, $5)
+   AND {_LIVE}
+RETURNING stored.session_id""",
+        ("namespace", "key", "data", "version", "expected"),
+    ),
+    walk=_WALK,
+    # There is no index on expires_at (it would forbid HOT updates), so pruning reads every key.
+    walk_expired=_WALK,
+    # A row that somebody holds is left for the next round instead of waiting for it.
+    delete_expired=Statement(
+        f"""
+DELETE FROM {{table}}
+ WHERE namespace = $1
+   AND session_id IN (
+       SELECT stored.session_id
+         FROM {{table}} AS stored
+        WHERE {_ROWS}
+          AND {_EXPIRED}
+        ORDER BY stored.session_id
+          FOR UPDATE SKIP LOCKED)
+RETURNING session_id""",
+        ("namespace", "key[]"),
+    ),
+    columns=Statement(
+        """
+SELECT attname
+  FROM pg_attribute
+ WHERE attrelid = to_regclass($1)
+   AND attnum > 0
+   AND NOT attisdropped""",
+        ("table",),
+    ),
+    # Concurrent CREATE TABLE raises unique violations in the catalogue even with IF NOT EXISTS. The store's own
+    # short timeouts do not apply to somebody waiting for another process to finish its migration.
+    migration_begin=(
+        "BEGIN",
+        "SET LOCAL lock_timeout = '60s'",
+        "SET LOCAL statement_timeout = 0",
+        "SELECT pg_advisory_xact_lock(4539448299655001590)",  # any fixed number: the first bytes of sha256("sqlstore")
+    ),
+    migration_commit="COMMIT",
+)

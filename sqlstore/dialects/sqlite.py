@@ -1,0 +1,165 @@
+"""SQLite 3.35 and later (RETURNING).
+
+SQLite runs inside the process, so the process's clock is the database's: instants are bound as epoch seconds.
+"""
+
+from ._dialect import Dialect, Statement
+
+__all__ = ("SQLITE",)
+
+_LIVE = "(stored.expires_at IS NULL OR stored.expires_at > ?)"
+_ROWS = "stored.namespace = ?\n   AND stored.session_id IN ({key*})"
+_ROW = "stored.namespace = ?\n   AND stored.session_id = ?"
+
+_INSERT = """
+INSERT INTO {table} AS stored (namespace, session_id, data, expires_at, version, created_at, updated_at)"""
+_CONFLICT = "ON CONFLICT (namespace, session_id) DO UPDATE"
+_ROW_VALUES = ("namespace", "key", "data", "expires_at", "version", "now", "now")
+
+# The new row's updated_at is now, so that one bound instant serves the whole statement.
+_EXPIRED = "stored.expires_at <= excluded.updated_at"
+_NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal END,
+       created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
+_NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE stored.expires_at END"
+
+# A counter is what increment itself writes: a cast there and back changes anything else. A sum that overflows
+# becomes a real.
+_COUNT = "CAST(CAST(stored.data AS TEXT) AS INTEGER)"
+_AMOUNT = "CAST(CAST(excluded.data AS TEXT) AS INTEGER)"
+
+SQLITE = Dialect(
+    name="sqlite",
+    schemas=False,
+    process_clock=True,
+    select=Statement(
+        f"""
+SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
+  FROM {{table}} AS stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key*", "now"),
+    ),
+    select_expiry=Statement(
+        f"""
+SELECT stored.session_id, stored.expires_at - ?
+  FROM {{table}} AS stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("now", "namespace", "key*", "now"),
+    ),
+    renew=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET expires_at = max(stored.expires_at, ?)
+ WHERE {_ROWS}
+   AND stored.expires_at > ?
+RETURNING session_id, data, version, TRUE""",
+        ("expires_at", "namespace", "key*", "now"),
+    ),
+    upsert=Statement(
+        f"""{_INSERT}
+VALUES (?, ?, ?, ?, ?, ?, ?)
+{_CONFLICT}
+   SET data = excluded.data,
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       expires_at = excluded.expires_at,
+       {_NEW_LIFE}""",
+        _ROW_VALUES,
+        many=True,
+    ),
+    delete=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_ROWS}""",
+        ("namespace", "key*"),
+    ),
+    add=Statement(
+        f"""{_INSERT}
+VALUES (?, ?, ?, ?, ?, ?, ?)
+{_CONFLICT}
+   SET data = excluded.data,
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       {_NEW_EXPIRY},
+       {_NEW_LIFE}
+ WHERE {_EXPIRED}
+    OR stored.version = excluded.version
+RETURNING session_id""",
+        _ROW_VALUES,
+    ),
+    pop=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_ROW}
+   AND {_LIVE}
+RETURNING session_id, data""",
+        ("namespace", "key", "now"),
+    ),
+    increment=Statement(
+        f"""{_INSERT}
+VALUES (?, ?, CAST(CAST(? AS TEXT) AS BLOB), ?, ?, ?, ?)
+{_CONFLICT}
+   SET data = CASE
+           WHEN {_EXPIRED} THEN excluded.data
+           ELSE CAST(CAST({_COUNT} + {_AMOUNT} AS TEXT) AS BLOB)
+       END,
+       version = excluded.version,
+       updated_at = excluded.updated_at,
+       {_NEW_EXPIRY},
+       {_NEW_LIFE}
+ WHERE {_EXPIRED}
+    OR (CAST(CAST({_COUNT} AS TEXT) AS BLOB) = stored.data AND typeof({_COUNT} + {_AMOUNT}) = 'integer')
+RETURNING session_id, data""",
+        ("namespace", "key", "amount", "expires_at", "version", "now", "now"),
+    ),
+    compare_and_set=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET data = ?,
+       version = ?,
+       updated_at = ?
+ WHERE {_ROW}
+   AND stored.version IN (?, ?)
+   AND {_LIVE}
+RETURNING session_id""",
+        ("data", "version", "now", "namespace", "key", "version", "expected", "now"),
+    ),
+    walk=Statement(
+        """
+SELECT namespace, session_id, FALSE
+  FROM {table}
+ WHERE (namespace, session_id) > (?, ?)
+   AND namespace < ?
+ ORDER BY namespace, session_id
+ LIMIT ?""",
+        ("after_namespace", "after_key", "end", "limit"),
+    ),
+    walk_expired=Statement(
+        """
+SELECT namespace, session_id, TRUE
+  FROM {table}
+ WHERE (namespace, session_id) > (?, ?)
+   AND namespace < ?
+   AND expires_at <= ?
+ ORDER BY namespace, session_id
+ LIMIT ?""",
+        ("after_namespace", "after_key", "end", "now", "limit"),
+    ),
+    delete_expired=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_ROWS}
+   AND stored.expires_at <= ?
+RETURNING session_id""",
+        ("namespace", "key*", "now"),
+    ),
+    columns=Statement(
+        """
+SELECT name
+  FROM pragma_table_info(?)""",
+        ("table",),
+    ),
+    migration_begin=("BEGIN IMMEDIATE",),
+    migration_commit="COMMIT",
+)

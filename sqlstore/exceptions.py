@@ -1,0 +1,63 @@
+"""What a caller may have to handle.
+
+Bad input is a `ValueError` or `TypeError`, raised before any SQL runs. Everything the database can do to us is an
+`SQLStoreError`, with the driver's own exception as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "ConnectionLostError",
+    "ContentionError",
+    "CounterError",
+    "OutcomeUnknownError",
+    "ReadOnlyError",
+    "SQLStoreError",
+    "TableMismatchError",
+    "TableMissingError",
+    "UnavailableError",
+    "ValueTooLargeError",
+)
+
+
+class SQLStoreError(Exception):
+    """The database could not do what was asked, and asking again will not help."""
+
+
+class UnavailableError(SQLStoreError):
+    """The database cannot be reached, refused the login, went away, or did not answer within ``timeout``."""
+
+
+class ConnectionLostError(UnavailableError):
+    """The connection broke while a statement was on its way; every verb that can be repeated has been."""
+
+
+class OutcomeUnknownError(UnavailableError):
+    """A write was sent and its answer never came: it may or may not have happened.
+
+    `incr` and `pop` are never repeated by themselves, because a repetition would count twice or lose the value.
+    """
+
+
+class ContentionError(SQLStoreError):
+    """Another transaction was in the way until ``timeout``: nothing happened, asking again later is safe."""
+
+
+class ReadOnlyError(SQLStoreError):
+    """The database file, server or role takes no writes."""
+
+
+class TableMissingError(SQLStoreError):
+    """The table does not exist yet."""
+
+
+class TableMismatchError(SQLStoreError):
+    """A table of that name exists and is not the one that the bundled migrations make."""
+
+
+class ValueTooLargeError(SQLStoreError, ValueError):
+    """The value is larger than the database takes."""
+
+
+class CounterError(SQLStoreError, ValueError):
+    """`incr` met a value that is not a decimal 64-bit integer, or the sum would leave that range."""

@@ -1,0 +1,1 @@
+DROP TABLE litestar_session;

@@ -1,0 +1,160 @@
+"""The bundled migrations: plain SQL files, one folder a database, applied by one process at a time.
+
+The files name the table ``litestar_session``, so that a database's own client runs them unchanged; here that
+identifier, and those derived from it, are replaced by the configured table's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from .dialects import Step
+from .exceptions import ContentionError, SQLStoreError, TableMismatchError, TableMissingError
+from .lanes import translate
+from .names import index_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import BaseConfig
+    from .dialects import Dialect
+
+__all__ = ("create_table", "down_statements", "drop_table", "up_sql", "up_statements")
+
+COLUMNS = frozenset(
+    {"namespace", "session_id", "data", "expires_at", "version", "principal", "created_at", "updated_at"}
+)
+PATIENCE = 60.0
+"""Seconds that a statement of a migration may take or wait for another process's."""
+
+_BUNDLED_NAME = re.compile(r"\blitestar_session(?:_(\w+))?\b")
+_tasks: set[asyncio.Task[None]] = set()
+
+
+async def create_table(config: BaseConfig, table: str) -> None:
+    """Apply the bundled migrations for *table*, unless it is there.
+
+    Raises:
+        TableMismatchError: a table of that name is there, and it is not ours.
+        SQLStoreError: the database refused.
+    """
+    await _migrate(config, table, up_statements(config.dialect, table), when_there=False)
+
+
+async def drop_table(config: BaseConfig, table: str) -> None:
+    """Undo the bundled migrations for *table*, if it is there.
+
+    Raises:
+        TableMismatchError: a table of that name is there, and it is not ours.
+        SQLStoreError: the database refused.
+    """
+    await _migrate(config, table, down_statements(config.dialect, table), when_there=True)
+
+
+def up_sql(dialect: Dialect, table: str) -> str:
+    """Return the text of all bundled migrations for *table*, in order."""
+    return "\n".join(_texts(dialect, table, "up"))
+
+
+def up_statements(dialect: Dialect, table: str) -> list[str]:
+    """Return the statements of `up_sql`."""
+    return [statement for text in _texts(dialect, table, "up") for statement in _split(text)]
+
+
+def down_statements(dialect: Dialect, table: str) -> list[str]:
+    """Return the statements that undo all bundled migrations for *table*, the last first."""
+    return [statement for text in reversed(_texts(dialect, table, "down")) for statement in _split(text)]
+
+
+def _texts(dialect: Dialect, table: str, direction: str) -> list[str]:
+    folder = files("sqlstore") / "migrations" / dialect.name
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(f".{direction}.sql"))
+    return [_rename((folder / name).read_text("utf-8"), table) for name in names]
+
+
+def _rename(text: str, table: str) -> str:
+    return _BUNDLED_NAME.sub(lambda match: index_name(table, match[1]) if match[1] else table, text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at each ``;`` that closes a line; a line of comment belongs to no statement."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return [part.strip() for part in re.split(r";\s*$", "\n".join(lines), flags=re.MULTILINE) if part.strip()]
+
+
+async def _migrate(config: BaseConfig, table: str, statements: Sequence[str], *, when_there: bool) -> None:
+    task = asyncio.get_running_loop().create_task(_Migration(config, table).run(statements, when_there=when_there))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    # A caller that is cancelled leaves the migration to end by itself: a cancelled statement can wedge a driver.
+    await asyncio.shield(task)
+
+
+class _Migration:
+    """One run over a connection of its own."""
+
+    def __init__(self, config: BaseConfig, table: str) -> None:
+        self._config = config
+        self._dialect = config.dialect
+        self._table = table
+
+    async def run(self, statements: Sequence[str], *, when_there: bool) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while True:
+            try:
+                return await self._attempt(statements, when_there=when_there)
+            except Exception as error:  # noqa: BLE001 - raised translated
+                translated = self._explained(error)
+                if not isinstance(translated, ContentionError) or loop.time() > deadline:
+                    raise translated from translated.__cause__
+            await asyncio.sleep(0.02)
+
+    async def _attempt(self, statements: Sequence[str], *, when_there: bool) -> None:
+        self._connection = await self._config.open_store_connection()
+        try:
+            if await self._is_there() is when_there:
+                await self._apply(statements, when_there=when_there)
+        finally:
+            await self._connection.close()
+
+    async def _apply(self, statements: Sequence[str], *, when_there: bool) -> None:
+        for text in self._dialect.migration_begin:
+            await self._execute(Step(text))
+        try:
+            # Another process may have done it while this one waited.
+            if await self._is_there() is when_there:
+                for text in statements:
+                    await self._execute(Step(text))
+            await self._execute(Step(self._dialect.migration_commit))
+        except BaseException:
+            # Leaves nothing of it, also where the database keeps a failed transaction open.
+            self._connection.kill()
+            raise
+
+    async def _is_there(self) -> bool:
+        rows = await self._execute(self._dialect.columns.bind({"table": self._table}, ()))
+        columns = {row[0] for row in rows}
+        if columns and not columns >= COLUMNS:
+            msg = (
+                f"table {self._table} exists without the columns {', '.join(sorted(COLUMNS - columns))}: it was not "
+                "made by the bundled migrations; choose another session_table, or rename the old table"
+            )
+            raise TableMismatchError(msg)
+        return bool(columns)
+
+    async def _execute(self, step: Step) -> Sequence[Sequence[Any]]:
+        timer = asyncio.get_running_loop().call_later(PATIENCE + self._config.timeout, self._connection.kill)
+        try:
+            return await self._connection.run([step])
+        finally:
+            timer.cancel()
+
+    def _explained(self, error: Exception) -> SQLStoreError:
+        translated = translate(error, self._config, self._table)
+        if isinstance(translated, TableMissingError):  # a statement of ours that failed: it is the schema
+            return SQLStoreError(f"cannot create table {self._table}: {error}")
+        return translated

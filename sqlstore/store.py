@@ -1,0 +1,465 @@
+"""The store contract, written once for every database."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from abc import abstractmethod
+from contextlib import suppress
+from copy import copy
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, Unpack
+
+from litestar.exceptions import ImproperlyConfiguredException
+from litestar.stores.base import NamespacedStore
+
+from . import migrator
+from .config import BaseConfig
+from .dialects import Row
+from .exceptions import ContentionError, CounterError
+from .lanes import Lanes, Operation, Repeat
+from .names import (
+    child_namespace,
+    lifetime_seconds,
+    namespace_end,
+    stored_key,
+    stored_namespace,
+    validate_table_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from .connection import StoreConnection
+    from .dialects import Statement, Step
+    from .lanes import OperationOptions
+
+    Rows = Sequence[Sequence[Any]]
+
+__all__ = ("BaseSQLSpecStore", "Versioned")
+
+ConfigT = TypeVar("ConfigT", bound=BaseConfig)
+
+DEFAULT_TABLE = "litestar_session"
+BATCH_ROWS, BATCH_BYTES = 256, 256 * 1024
+"""What one statement of a bulk verb holds at most, unless a single value is larger."""
+
+
+class Versioned(NamedTuple):
+    """A value, and the token that `BaseSQLSpecStore.compare_and_set` takes to replace just this one."""
+
+    data: bytes
+    version: int
+
+
+class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
+    """A Litestar store in a table.
+
+    Every verb raises `TypeError` or `ValueError` for bad input before any SQL runs, and an `SQLStoreError` when the
+    database cannot do what is asked: `UnavailableError` within ``timeout`` seconds if it does not answer,
+    `OutcomeUnknownError` if a write was sent and its answer never came, `TableMissingError` before `create_table`.
+
+    Operations on one key take effect in the order of their calls. Lifetimes (``expires_in``, ``renew_for``) are
+    seconds or a timedelta, fractions included; None and 0 mean that the value never expires, a negative lifetime
+    that it is over already. An expired value is absent to every verb.
+    """
+
+    __slots__ = ("_config", "_path", "_sql", "_table_name")
+
+    def __init__(self, config: ConfigT, *, namespace: str | None = "LITESTAR") -> None:
+        """Make a store over *config*; nothing is opened yet.
+
+        *namespace* None makes a store that is in no namespace, and refuses `delete_all`.
+
+        Raises:
+            TypeError: *config* is another driver's.
+            ValueError: the table name or the namespace is invalid.
+        """
+        if not isinstance(config, self.config_type()):
+            msg = f"{type(self).__name__} takes an {self.config_type().__name__}, not {config!r}"
+            raise TypeError(msg)
+        self._config = config
+        self._table_name = self._get_table_name_from_config()
+        self._sql = config.dialect.for_table(self._table_name)
+        self._enter(None if namespace is None else child_namespace(None, namespace))
+
+    @classmethod
+    @abstractmethod
+    def config_type(cls) -> type[ConfigT]:
+        """Return the class of this store's config."""
+
+    @property
+    def config(self) -> ConfigT:
+        """The config that this store was made over."""
+        return self._config
+
+    @property
+    def table_name(self) -> str:
+        """The table, with its schema if one was given."""
+        return self._table_name
+
+    def with_namespace(self, namespace: str) -> Self:
+        """Return a store in the child *namespace*; bulk operations on this one cover it.
+
+        Raises:
+            ValueError: *namespace* is not made of letters, digits, ``_``, ``.`` and ``-``, or the path is too long.
+        """
+        child = copy(self)
+        child._enter(child_namespace(self.namespace, namespace))  # noqa: SLF001 - of the same class
+        return child
+
+    # Reading
+
+    async def get(self, key: str, renew_for: float | timedelta | None = None) -> bytes | None:
+        """Return the value, or None; with *renew_for*, move its expiry there in the same step.
+
+        A value without expiry keeps none, and a renewal never brings an expiry closer.
+        """
+        stored = stored_key(key)
+        lifetime = lifetime_seconds(renew_for)
+        if lifetime is None or lifetime < 0:
+            found = await self._call(self._sql.select, Row(stored), write=False)
+        else:
+            found = await self._renew(Row(stored, lifetime=lifetime))
+        return found[1] if found else None
+
+    async def exists(self, key: str) -> bool:
+        """Return whether there is a value."""
+        return await self._call(self._sql.select_expiry, Row(stored_key(key)), write=False) is not None
+
+    async def expires_in(self, key: str) -> int | None:
+        """Return the seconds until the value expires, rounded up; None if there is no value or no expiry."""
+        found = await self._call(self._sql.select_expiry, Row(stored_key(key)), write=False)
+        return math.ceil(found[1]) if found and found[1] is not None else None
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the values that exist, by key, in the order of *keys*."""
+        by_stored = {stored_key(key): key for key in _listed(keys)}
+        rows = [Row(stored) for stored in sorted(by_stored)]
+        found = await self._call_in_batches(self._sql.select, rows, write=False)
+        return {key: found[stored][1] for stored, key in by_stored.items() if stored in found}
+
+    async def get_versioned(self, key: str) -> Versioned | None:
+        """Return the value with its version, or None."""
+        found = await self._call(self._sql.select, Row(stored_key(key)), write=False)
+        return Versioned(found[1], found[2]) if found else None
+
+    # Writing
+
+    async def set(self, key: str, value: str | bytes, expires_in: float | timedelta | None = None) -> None:
+        """Store *value*; a string as UTF-8. A negative lifetime removes the key."""
+        await self.set_many({key: value}, expires_in)
+
+    async def set_many(self, values: Mapping[str, str | bytes], expires_in: float | timedelta | None = None) -> None:
+        """Store *values*, all with the same lifetime, in batches that each take effect as a whole."""
+        lifetime = lifetime_seconds(expires_in)
+        rows = sorted(self._row(key, value, lifetime) for key, value in values.items())
+        statement = self._sql.delete if lifetime is not None and lifetime < 0 else self._sql.upsert
+        await self._call_in_batches(statement, rows)
+
+    async def delete(self, key: str) -> None:
+        """Delete the value; no error if there is none."""
+        await self.delete_many([key])
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete the values of *keys*, in batches that each take effect as a whole."""
+        stored = sorted({stored_key(key) for key in _listed(keys)})
+        await self._call_in_batches(self._sql.delete, [Row(key) for key in stored])
+
+    async def delete_all(self) -> None:
+        """Delete all values of this namespace and its children, in batches.
+
+        Raises:
+            ImproperlyConfiguredException: this store is in no namespace.
+        """
+        if self.namespace is None:
+            msg = "delete_all needs a namespace, this store has none: use store.with_namespace(...), or drop_table()"
+            raise ImproperlyConfiguredException(msg)
+
+        lanes = self._lanes()
+
+        async def work(connection: StoreConnection) -> None:
+            after: Sequence[str] = (self._path, "")
+            while not operation.future.done():
+                page = await connection.run([self._bind(self._sql.walk, (), self._page(after, BATCH_ROWS))])
+                for namespace, rows in _by_namespace(page):
+                    await connection.run([self._bind(self._sql.delete, rows, {"namespace": namespace})])
+                if len(page) < BATCH_ROWS:
+                    return
+                after = page[-1][:2]
+                lanes.restart_deadline(operation)
+
+        operation = Operation(work, self._table_name, self._path, None)
+        await lanes.submit(operation)
+
+    async def delete_expired(self, batch_size: int = 1000) -> int:
+        """Delete the expired values of this namespace and its children; return how many.
+
+        Each batch of at most *batch_size* commits by itself. What another transaction holds is left for the next
+        round. A store without namespace prunes the whole table.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            msg = f"batch_size must be a positive integer, not {batch_size!r}"
+            raise ValueError(msg)
+        deleted = 0
+        after: Sequence[str] = (self._path, "")
+        while True:
+            page = await self._submit(self._sql.walk_expired, (), self._page(after, batch_size), write=False)
+            for namespace, rows in _by_namespace(row for row in page if row[2]):
+                with suppress(ContentionError):
+                    values = {"namespace": namespace}
+                    gone = await self._submit(self._sql.delete_expired, rows, values, ordered=False, patient=False)
+                    deleted += len(gone)
+            if len(page) < batch_size:
+                return deleted
+            after = page[-1][:2]
+
+    # Atomic verbs
+
+    async def add(self, key: str, value: str | bytes, expires_in: float | timedelta | None = None) -> bool:
+        """Store *value* if there is none; return whether it was stored.
+
+        Raises:
+            OutcomeUnknownError: the connection was lost, and meanwhile somebody else's value is there.
+        """
+        row = self._row(key, value, lifetime_seconds(expires_in))
+        return bool(await self._call(self._sql.add, row, repeat=Repeat.RECOGNISED))
+
+    async def pop(self, key: str) -> bytes | None:
+        """Delete the value and return it, or None: of several callers one gets it.
+
+        Raises:
+            OutcomeUnknownError: the connection was lost; a repetition would lose the value.
+        """
+        found = await self._call(self._sql.pop, Row(stored_key(key)), repeat=Repeat.NEVER)
+        return found[1] if found else None
+
+    async def incr(self, key: str, amount: int = 1, expires_in: float | timedelta | None = None) -> int:
+        """Add *amount* to a counter and return the sum.
+
+        A missing counter starts at 0, with the lifetime *expires_in*; later calls leave the lifetime alone. The
+        value is the decimal number in ASCII, signed 64-bit.
+
+        Raises:
+            CounterError: the value is not such a number, or the sum would not be.
+            OutcomeUnknownError: the connection was lost; a repetition might count twice.
+        """
+        if isinstance(amount, bool) or not isinstance(amount, int):
+            msg = f"amount must be an integer, not {amount!r}"
+            raise TypeError(msg)
+        if not -(2**63) <= amount < 2**63:
+            msg = f"amount must be a signed 64-bit integer, not {amount!r}"
+            raise ValueError(msg)
+        row = self._row(key, b"", lifetime_seconds(expires_in))
+        found = await self._call(self._sql.increment, row, {"amount": amount}, repeat=Repeat.NEVER)
+        if not found:
+            msg = f"the value of {key!r} is not a 64-bit decimal number, or adding {amount} would make it too large"
+            raise CounterError(msg)
+        return int(found[1])
+
+    async def compare_and_set(self, key: str, value: str | bytes, version: int) -> bool:
+        """Replace the value if it still has *version*, see `get_versioned`; return whether it was replaced.
+
+        The value keeps its expiry.
+
+        Raises:
+            OutcomeUnknownError: the connection was lost, and the value now has another version.
+        """
+        if isinstance(version, bool) or not isinstance(version, int):
+            msg = f"version must be the integer that get_versioned returned, not {version!r}"
+            raise TypeError(msg)
+        row = self._row(key, value, None)
+        values = {"expected": version}
+        return bool(await self._call(self._sql.compare_and_set, row, values, repeat=Repeat.RECOGNISED))
+
+    # Table
+
+    async def create_table(self) -> None:
+        """Create the table with the bundled migrations, unless it is there.
+
+        Safe in several processes at once. Needs no DDL right when the table is there.
+
+        Raises:
+            TableMismatchError: a table of that name is there, and it is not ours.
+        """
+        await migrator.create_table(self._config, self._table_name)
+
+    async def drop_table(self) -> None:
+        """Drop the table with all its values, if it is there."""
+        await migrator.drop_table(self._config, self._table_name)
+
+    # Lifespan
+
+    async def close(self) -> None:
+        """Finish what is under way and close the config's store connections in this event loop.
+
+        The next call opens them again.
+        """
+        await self._lanes().close()
+
+    # Litestar types it "-> None", which leaves `async with store as s` without a store.
+    async def __aenter__(self) -> Self:  # type: ignore[override]
+        self._lanes().users += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        lanes = self._lanes()
+        lanes.users -= 1
+        if not lanes.users:
+            await lanes.close()
+
+    # How a verb reaches the database
+
+    def _enter(self, namespace: str | None) -> None:
+        self.namespace = namespace
+        self._path = stored_namespace(namespace)
+
+    def _lanes(self) -> Lanes:
+        return self._config.of_loop(Lanes)
+
+    def _row(self, key: str, value: str | bytes, lifetime: float | None) -> Row:
+        # The version is drawn by the client and random: a counter would start again when a key is deleted and made
+        # anew, and a repeated write could not recognise itself.
+        return Row(stored_key(key), self._value_to_bytes(value), lifetime, version=secrets.randbits(63))
+
+    def _page(self, after: Sequence[str], limit: int) -> dict[str, object]:
+        after_namespace, after_key = after
+        end = namespace_end(self._path)
+        return {"after_namespace": after_namespace, "after_key": after_key, "end": end, "limit": limit}
+
+    def _bind(self, statement: Statement, rows: Sequence[Row], values: Mapping[str, object]) -> Step:
+        """Bind *statement* at the last moment, because a database without a clock is told the time."""
+        bound = {"namespace": self._path, **values}
+        if self._sql.process_clock:
+            bound["now"] = time.time()
+            rows = [row._replace(expires_at=self._epoch(row.lifetime)) for row in rows]
+        return statement.bind(bound, rows)
+
+    def _epoch(self, lifetime: float | None) -> float | None:
+        expires_at = self._calculate_expires_at(lifetime)
+        return None if expires_at is None else expires_at.timestamp()
+
+    def _submit(
+        self,
+        statement: Statement,
+        rows: Sequence[Row],
+        values: Mapping[str, object] = MappingProxyType({}),
+        *,
+        ordered: bool = True,
+        **options: Unpack[OperationOptions],
+    ) -> asyncio.Future[Rows]:
+        async def work(connection: StoreConnection) -> Rows:
+            return await connection.run([self._bind(statement, rows, values)])
+
+        keys = [row.key for row in rows] if ordered else ()
+        return self._lanes().submit(Operation(work, self._table_name, self._path, keys, **options))
+
+    async def _call(
+        self,
+        statement: Statement,
+        row: Row,
+        values: Mapping[str, object] = MappingProxyType({}),
+        **options: Unpack[OperationOptions],
+    ) -> Sequence[Any] | None:
+        """Run *statement* for one key and return its row."""
+        found = await self._submit(statement, (row,), values, **options)
+        return found[0] if found else None
+
+    async def _call_in_batches(
+        self, statement: Statement, rows: Sequence[Row], **options: Unpack[OperationOptions]
+    ) -> dict[str, Sequence[Any]]:
+        """Run *statement* for all *rows* and return what it answered, by stored key."""
+        # All take their places at once, so that no later call comes between them.
+        futures = [self._submit(statement, batch, **options) for batch in _batches(rows)]
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        found: dict[str, Sequence[Any]] = {}
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            found.update((row[0], row) for row in answer)
+        return found
+
+    async def _renew(self, row: Row) -> Sequence[Any] | None:
+        """Renew a value and return its row."""
+
+        async def work(connection: StoreConnection) -> Sequence[Any] | None:
+            while True:
+                found = await connection.run([self._bind(self._sql.renew, (row,), {})])
+                if found:
+                    return found[0]
+                found = await connection.run([self._bind(self._sql.select, (row,), {})])
+                # A value that expires was set between the two statements, and has not been renewed.
+                if not (found and found[0][3]):
+                    return found[0] if found else None
+
+        return await self._lanes().submit(Operation(work, self._table_name, self._path, (row.key,)))
+
+    # For authors of subclasses
+
+    def _get_table_name_from_config(self) -> str:
+        name = self._config.litestar_options.get("session_table", DEFAULT_TABLE)
+        self._validate_table_name(name)
+        return name
+
+    def _validate_table_name(self, table_name: str) -> None:
+        validate_table_name(table_name, self._config.dialect)
+
+    def _calculate_expires_at(self, expires_in: float | timedelta | None) -> datetime | None:
+        """Return the instant, UTC, by the process's clock; None means never."""
+        lifetime = lifetime_seconds(expires_in)
+        return None if lifetime is None else datetime.now(UTC) + timedelta(seconds=lifetime)
+
+    def _value_to_bytes(self, value: str | bytes) -> bytes:
+        """Return *value* as bytes, a string as UTF-8.
+
+        Raises:
+            TypeError: *value* is neither bytes nor a string.
+            ValueError: *value* has lone surrogates, which UTF-8 cannot say.
+        """
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str):
+            return value.encode("utf-8")
+        msg = f"value must be bytes or a string, not {type(value).__name__}: serialize it first"
+        raise TypeError(msg)
+
+    def _get_create_table_sql(self) -> str:
+        """Return the bundled migrations' text for this table."""
+        return migrator.up_sql(self._config.dialect, self._table_name)
+
+    def _get_drop_table_sql(self) -> list[str]:
+        """Return the statements that undo the bundled migrations."""
+        return migrator.down_statements(self._config.dialect, self._table_name)
+
+
+def _listed(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, str):
+        msg = f"keys must be several strings, not the string {keys!r}: use [key]"
+        raise TypeError(msg)
+    return keys
+
+
+def _by_namespace(page: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Row]]]:
+    for namespace, group in groupby(page, itemgetter(0)):
+        yield namespace, [Row(row[1]) for row in group]
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Cut *rows* where a statement would hold too many, or too much."""
+    start = size = 0
+    for position, row in enumerate(rows):
+        length = len(row.data or b"")
+        if position > start and (position - start == BATCH_ROWS or size + length > BATCH_BYTES):
+            yield rows[start:position]
+            start, size = position, 0
+        size += length
+    if rows:
+        yield rows[start:]
