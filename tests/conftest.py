@@ -1,0 +1,217 @@
+"""The fixtures of the suite: every adapter, over a real database.
+
+A test that asks for any fixture of an adapter runs once for each row of `ADAPTERS`; for those with a server if it asks
+for ``server``, ``private_server`` or ``proxy``; only for those that ``@pytest.mark.adapters("asyncpg")`` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from sqlstore import BaseConfig, BaseSQLSpecStore
+from sqlstore.adapters.aiosqlite import AiosqliteConfig, AiosqliteStore
+from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
+
+from . import servers
+from .proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from .servers import Server
+
+MakeConfig = Callable[..., BaseConfig]
+MakeStore = Callable[..., BaseSQLSpecStore[Any]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter, its database, and its ``pool_config`` for the place where that is."""
+
+    name: str
+    database: str
+    config: Callable[..., BaseConfig]
+    store: type[BaseSQLSpecStore[Any]]
+    pool_config: Callable[[str], dict[str, Any]]
+
+    @property
+    def networked(self) -> bool:
+        """Whether its database is a server."""
+        return self.database in servers.SERVERS
+
+
+ADAPTERS = (
+    Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}),
+    Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}),
+    Adapter("sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check ``SQLSTORE_REQUIRE``, load pytest-databases, make the directory that all processes of the run share."""
+    config.addinivalue_line("markers", "adapters(*names): only for the adapters of these names")
+    servers.required()
+    for kind in servers.SERVERS.values():
+        with suppress(ImportError):  # the search for a server reports it
+            config.pluginmanager.import_plugin(kind.service[0])
+    if hasattr(config, "workerinput"):  # a worker of xdist, which inherits the directory of its controller
+        servers.die_with_parent()
+    else:
+        shared = servers.Shell()
+        os.environ[servers.RUN_DIRECTORY] = str(shared.directory)
+        config.add_cleanup(shared.close)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where each database came from."""
+    terminalreporter.section("databases")
+    terminalreporter.line(f"sqlite: {sqlite3.sqlite_version}, a file for each test")
+    for note in sorted(Path(os.environ[servers.RUN_DIRECTORY]).glob("*.origin")):
+        terminalreporter.line(f"{note.stem}: {note.read_text()}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test for its adapters, each under its database's mark."""
+    if "adapter" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("adapters")
+    names: tuple[str, ...] = marker.args if marker else tuple(row.name for row in ADAPTERS)
+    if unknown := set(names) - {row.name for row in ADAPTERS}:
+        pytest.fail(f"{metafunc.definition.nodeid}: no such adapter: {', '.join(sorted(unknown))}")
+    networked = not {"server", "private_server", "proxy"}.isdisjoint(metafunc.fixturenames)
+    metafunc.parametrize(
+        "adapter",
+        [
+            pytest.param(row, id=row.name, marks=getattr(pytest.mark, row.database))
+            for row in ADAPTERS
+            if row.name in names and (row.networked or not networked)
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    """Return a row of `ADAPTERS`."""
+    row: Adapter = request.param
+    return row
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    """Give the worker's PostgreSQL server."""
+    server = servers.find(servers.PostgreSQL, request)
+    try:
+        server.dsn = asyncio.run(server.create_database())
+        yield server
+        asyncio.run(server.drop_database(server.dsn))
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def server(adapter: Adapter, request: pytest.FixtureRequest) -> Server:
+    """Return the adapter's database server, which other tests use too."""
+    server: Server = request.getfixturevalue(f"{adapter.database}_server")
+    return server
+
+
+@pytest.fixture
+def private_server(adapter: Adapter) -> Generator[Server, None, None]:
+    """Give a server that the test may stop and start."""
+    kind = servers.SERVERS[adapter.database]
+    try:
+        server = kind.private()
+    except (OSError, RuntimeError) as error:
+        servers.missing(kind, str(error))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def _server_if_any(adapter: Adapter, request: pytest.FixtureRequest) -> Server | None:
+    return request.getfixturevalue("server") if adapter.networked else None
+
+
+@pytest.fixture
+def database(_server_if_any: Server | None, tmp_path: Path) -> str:
+    """Return where the adapter's database is: the DSN of one that other tests use too, or the path of a new file."""
+    return _server_if_any.dsn if _server_if_any else str(tmp_path / "sqlstore.db")
+
+
+@pytest.fixture
+async def fresh_database(_server_if_any: Server | None, tmp_path: Path) -> AsyncGenerator[str, None]:
+    """Give the DSN or path of an empty database for this test alone."""
+    if _server_if_any is None:
+        yield str(tmp_path / "fresh.db")
+        return
+    dsn = await _server_if_any.create_database()
+    yield dsn
+    await _server_if_any.drop_database(dsn)
+
+
+@pytest.fixture
+def proxy(
+    server: Server,
+    make_store: MakeStore,  # noqa: ARG001 - so that the proxy ends first: a frozen one would hold up a store's end
+) -> Generator[Proxy, None, None]:
+    """Give a proxy in front of the adapter's server."""
+    place = urlsplit(server.dsn)
+    assert place.hostname
+    assert place.port, "the DSN must name the server's port"
+    with Proxy(place.hostname, place.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def make_config(adapter: Adapter, database: str) -> MakeConfig:
+    """Return a function that makes a config, with a table name of the test's own, over the test's database.
+
+    It takes the options of ``extension_config["litestar"]``, *dsn* for another database (or the path of another file),
+    and *port* for the proxy's.
+    """
+    table = f"test_{secrets.token_hex(6)}"
+
+    def make(*, dsn: str = database, port: int | None = None, **options: object) -> BaseConfig:
+        place = dsn if port is None else servers.SERVERS[adapter.database].through(dsn, port)
+        return adapter.config(
+            pool_config=adapter.pool_config(place),
+            extension_config={"litestar": {"session_table": table, **options}},
+        )
+
+    return make
+
+
+@pytest.fixture
+async def make_store(adapter: Adapter, make_config: MakeConfig) -> AsyncGenerator[MakeStore, None]:
+    """Give a function that makes a store from what `make_config` takes; its table is not created, it is closed."""
+    made: list[BaseSQLSpecStore[Any]] = []
+
+    def make(**options: object) -> BaseSQLSpecStore[Any]:
+        made.append(adapter.store(make_config(**options)))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture
+async def store(make_store: MakeStore) -> AsyncGenerator[BaseSQLSpecStore[Any], None]:
+    """Give a store whose table exists and is empty."""
+    store = make_store()
+    await store.create_table()
+    yield store
+    await store.drop_table()

@@ -1,0 +1,176 @@
+"""Stand between a store and its server, and break their conversation on purpose.
+
+A ``Proxy`` listens on a free loopback port and passes bytes both ways. It runs in a thread with a loop of its own, so
+it goes on working while a test blocks, replaces or closes its loop.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What the proxy must recognise of a database's protocol, in the bytes since the other side last spoke."""
+
+    executes: Callable[[bytearray], bool]  # the client's bytes end in something to execute
+    answered: Callable[[bytearray], bool]  # the server's bytes end its answer
+    commits: Callable[[bytearray], bool]  # they do, and no transaction is left open
+
+
+# postgresql.org/docs/current/protocol-message-formats.html
+def _postgresql_executes(request: bytearray) -> bool:
+    # Execute of the unnamed portal and Sync, or a simple Query. Parse, Describe and Sync only prepare a statement.
+    if request.endswith(b"S\0\0\0\4"):
+        return request.startswith(b"E\0\0\0\t\0", len(request) - 15)
+    return request.startswith(b"Q") and int.from_bytes(request[1:5], "big") == len(request) - 1
+
+
+# ReadyForQuery, which ends every answer, with the transaction's state: none, open or failed.
+_READY = tuple(b"Z\0\0\0\5" + state for state in (b"I", b"T", b"E"))
+POSTGRESQL = Wire(
+    executes=_postgresql_executes,
+    answered=lambda reply: reply.endswith(_READY),
+    commits=lambda reply: reply.endswith(_READY[0]),
+)
+
+
+@dataclass
+class _Link:
+    """One client's connection: both ways out, and what the client has said since the server last spoke."""
+
+    writers: list[asyncio.StreamWriter]
+    request: bytearray = field(default_factory=bytearray)
+    doomed: bool = False
+    held: bytearray | None = None
+    """The answer to an execution, until it is known whether to lose it."""
+
+
+class Proxy:
+    """A loopback TCP proxy in front of *host*:*port*, running inside ``with``."""
+
+    port: int
+    bytes_to_server = 0
+    lost_replies = 0
+
+    def __init__(self, host: str, port: int, wire: Wire = POSTGRESQL) -> None:
+        """Open nothing yet."""
+        self._target = host, port
+        self._wire = wire
+        self._marker: bytes | None = None
+        self._links: dict[asyncio.Task[None] | None, _Link] = {}
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
+
+    def __enter__(self) -> Self:
+        """Listen on ``port``."""
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every connection and the port."""
+        self._in_loop(self._stopped.set)
+        self._thread.join()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._links)
+
+    def freeze(self) -> None:
+        """Pass nothing in either direction from now on; keep every connection open and accept new ones."""
+        self._in_loop(self._flowing.clear)
+
+    def thaw(self) -> None:
+        """Pass bytes again, those held back first."""
+        self._in_loop(self._flowing.set)
+
+    def drop_reply_after(self, marker: bytes = b"") -> None:
+        """Let the next execution that contains *marker* reach the server, then lose its answer and the connection.
+
+        It happens once, when the server has answered and committed (inside a transaction that is the answer to
+        COMMIT), and counts in ``lost_replies``. A prepared statement's execution contains its parameters, such as the
+        key, but no SQL.
+        """
+        self._marker = marker
+
+    def close_all(self) -> None:
+        """Close every connection; later ones pass as usual."""
+        self._in_loop(self._abort)
+
+    def _in_loop(self, action: Callable[[], object]) -> None:
+        async def call() -> None:
+            action()
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    async def _listen(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = listener.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stopped.wait()
+        listener.close()
+        while tasks := [task for task in self._links if task]:
+            self._abort()
+            await asyncio.wait(tasks, timeout=0.1)
+
+    def _abort(self) -> None:
+        for link in self._links.values():
+            for writer in link.writers:
+                writer.transport.abort()
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        link = self._links[task] = _Link([to_client])
+        with suppress(OSError):  # no server: the client is told by the end of its connection
+            from_server, to_server = await asyncio.open_connection(*self._target)
+            link.writers.append(to_server)
+            pumps = [
+                asyncio.create_task(self._to_server(link, from_client, to_server)),
+                asyncio.create_task(self._to_client(link, from_server, to_client)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+        for writer in link.writers:
+            writer.close()
+        del self._links[task]
+
+    async def _to_server(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            link.request += data
+            if self._wire.executes(link.request):
+                if self._marker is not None and self._marker in link.request:
+                    self._marker = None
+                    link.doomed = True
+                link.held = bytearray() if link.doomed else None
+            await self._pass(data, writer)
+            self.bytes_to_server += len(data)
+
+    async def _to_client(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            link.request.clear()
+            if link.held is None:
+                await self._pass(data, writer)
+                continue
+            link.held += data
+            if self._wire.commits(link.held):
+                self.lost_replies += 1
+                return
+            if self._wire.answered(link.held):
+                held, link.held = link.held, None
+                await self._pass(held, writer)
+
+    async def _pass(self, data: bytes | bytearray, writer: asyncio.StreamWriter) -> None:
+        await self._flowing.wait()
+        writer.write(data)
+        await writer.drain()
