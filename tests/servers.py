@@ -134,7 +134,8 @@ class Server(ABC):
             template = f"{os.environ[RUN_DIRECTORY]}/{cls.database}"
             with FileLock(f"{template}.lock"):
                 shell.run(f"t={shlex.quote(template)}")
-                shell.run(f'[ -d "$t" ] || ({cls.initialise} "$t.new" && mv "$t.new" "$t")')
+                # Not made in place: initdb would make the run's directory anew after its end.
+                shell.run(f'[ -d "$t" ] || ({cls.initialise} new && mv new "$t")')
             shell.run('cp -a "$t" data')
             server = cls(cls.private_dsn.format(port=port), f"private server, {executable}", shell)
             server.start()
