@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .dialects import Dialect
     from .exceptions import SQLStoreError
 
-__all__ = ("BaseConfig", "ExtensionConfig", "LitestarOptions", "PerLoop", "refuse_unknown")
+__all__ = ("BaseConfig", "ExtensionConfig", "LitestarOptions", "PerLoop", "refuse_unknown", "running_loop")
 
 
 class LitestarOptions(TypedDict, total=False):
@@ -105,14 +106,18 @@ ResourceT = TypeVar("ResourceT", bound=LoopResource)
 
 # What a forked child inherits is never used, closed or collected there: its sockets are its parent's.
 _INHERITED: list[object] = []
+_CLOSING: set[asyncio.Task[None]] = set()
+
+
+Held = dict[asyncio.AbstractEventLoop, tuple[ResourceT, "AsyncGenerator[None, None]"]]
 
 
 class PerLoop(Generic[ResourceT]):
     """One resource for each running event loop of this process.
 
     A resource is closed when its loop ends (`asyncio.run`, anyio and uvicorn all shut down a loop's asynchronous
-    generators, and this waits in one). A loop that was closed without that has its resource killed when the next
-    loop asks for one.
+    generators, and this waits in one), and when this object is collected, which a resource must not prevent. A loop
+    that was closed without that has its resource killed when the next loop asks for one.
     """
 
     def __init__(self, make: Callable[[], ResourceT]) -> None:
@@ -120,9 +125,10 @@ class PerLoop(Generic[ResourceT]):
         self._forget()
 
     def _forget(self) -> None:
-        self._resources: dict[asyncio.AbstractEventLoop, tuple[ResourceT, AsyncGenerator[None, None]]] = {}
-        self._lock = threading.Lock()
+        self._resources: Held[ResourceT] = {}
         self._pid = os.getpid()
+        weakref.finalize(self, _release, self._resources, self._pid)
+        self._lock = threading.Lock()
 
     def get(self) -> ResourceT:
         """Return the running loop's resource.
@@ -130,11 +136,7 @@ class PerLoop(Generic[ResourceT]):
         Raises:
             RuntimeError: no asyncio event loop is running.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            msg = "sqlstore needs a running asyncio event loop (uvloop is one, trio is not)"
-            raise RuntimeError(msg) from None
+        loop = running_loop()
         if self._pid != os.getpid():
             _INHERITED.append((self._resources, self._lock))
             self._forget()
@@ -146,21 +148,52 @@ class PerLoop(Generic[ResourceT]):
             for other in [other for other in self._resources if other.is_closed()]:
                 self._resources.pop(other)[0].kill()
             resource = self._make()
-            until_loop_ends = self._until_loop_ends(loop, resource)
+            until_loop_ends = _until_loop_ends(loop, self._resources)
             # The first step registers the generator with the loop, and has nothing to wait for.
             with contextlib.suppress(StopIteration):
                 until_loop_ends.__anext__().send(None)
             self._resources[loop] = (resource, until_loop_ends)
         return resource
 
-    async def _until_loop_ends(
-        self, loop: asyncio.AbstractEventLoop, resource: ResourceT
-    ) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self._resources.pop(loop, None)
-            await resource.close()
+
+async def _until_loop_ends(loop: asyncio.AbstractEventLoop, resources: Held[ResourceT]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        if loop in resources:
+            await resources.pop(loop)[0].close()
+
+
+def _release(resources: Held[ResourceT], pid: int) -> None:
+    """Close what a collected `PerLoop` leaves, in its own loops; at the end of the program all loops are closed."""
+    if pid != os.getpid():
+        _INHERITED.append(resources)
+        return
+    while resources:
+        loop, (resource, _) = resources.popitem()
+        if loop.is_closed():
+            resource.kill()
+        else:
+            loop.call_soon_threadsafe(_close_in, loop, resource)
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, resource: LoopResource) -> None:
+    closing = loop.create_task(resource.close())
+    _CLOSING.add(closing)
+    closing.add_done_callback(_CLOSING.discard)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop.
+
+    Raises:
+        RuntimeError: there is none, or it is another library's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        msg = "sqlstore needs a running asyncio event loop (uvloop is one, trio is not)"
+        raise RuntimeError(msg) from None
 
 
 # What SQLSpec calls an option, and what to write here.

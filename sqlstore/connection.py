@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
-from .exceptions import ConnectionLostError
+from .exceptions import ConnectionLostError, ContentionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .dialects import Step
+
+    Rows = Sequence[Sequence[Any]]
 
 __all__ = ("StoreConnection", "ThreadConnection")
 
@@ -30,8 +33,8 @@ class StoreConnection(ABC):
         """The connection is known to be gone, so nothing must be sent over it."""
 
     @abstractmethod
-    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
-        """Run *steps* and return all their rows; several steps are one transaction.
+    async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
+        """Run *steps* and return the rows of each; *atomic*, they are one transaction.
 
         Raises the driver's own exceptions, which the config's `classify` tells apart.
         """
@@ -62,7 +65,7 @@ class ThreadConnection(StoreConnection):
         """Open the driver's connection; in the thread."""
 
     @abstractmethod
-    def _run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+    def _run(self, steps: Sequence[Step], *, atomic: bool) -> list[Rows]:
         """Do the work of `run`; in the thread."""
 
     @abstractmethod
@@ -90,8 +93,8 @@ class ThreadConnection(StoreConnection):
             raise
 
     @override
-    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
-        return await self._hop(self._run, steps)
+    async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
+        return await self._hop(partial(self._run, steps, atomic=atomic))
 
     @override
     async def close(self) -> None:
@@ -105,13 +108,26 @@ class ThreadConnection(StoreConnection):
         if not self._killed:
             self._killed = True
             self._interrupt()
-            self._thread.submit(self._disconnect)
+            try:
+                self._thread.submit(self._disconnect)
+            except RuntimeError:  # the program is ending, and its threads have ended
+                self._disconnect()
             self._thread.shutdown(wait=False)
         if self._pending is not None and not self._pending.get_loop().is_closed():
             self._pending.cancel()
 
-    async def _hop(self, function: Callable[..., T], *args: object) -> T:
-        pending = asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+    def close_at_once(self) -> None:
+        """Close from any thread, and wait until what runs has ended."""
+        if not self._killed:
+            self._killed = True
+            self._thread.submit(self._disconnect)
+            self._thread.shutdown()
+
+    async def _hop(self, function: Callable[[], T]) -> T:
+        if self._killed:
+            msg = "the connection was closed before the statement was sent"
+            raise ContentionError(msg)
+        pending = asyncio.get_running_loop().run_in_executor(self._thread, function)
         self._pending = pending
         try:
             return await pending

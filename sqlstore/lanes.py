@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import enum
 import random
+import weakref
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
@@ -132,7 +133,8 @@ class Lanes:
     """The lanes of one config in one event loop."""
 
     def __init__(self, config: BaseConfig) -> None:
-        self._config = config
+        # Weakly, so that a config nobody uses any more can be collected, and its connections closed.
+        self._config: BaseConfig = weakref.proxy(config)
         self._loop = asyncio.get_running_loop()
         self._reads = _Lane(config.readers)
         self._writes = _Lane(config.writers)
@@ -172,9 +174,10 @@ class Lanes:
             self._drained.append(drained)
             # Each operation ends by its own deadline; this bound is for those that others keep adding.
             await asyncio.wait([drained], timeout=self._config.timeout)
-        for lane in (self._reads, self._writes):
-            while lane.idle:
-                await lane.idle.pop()[0].close()
+        idle = self._reads.idle + self._writes.idle
+        self._reads.idle.clear()
+        self._writes.idle.clear()
+        await asyncio.gather(*(connection.close() for connection, _ in idle))
 
     def kill(self) -> None:
         """Drop all connections without waiting, because the loop is closed."""
@@ -306,7 +309,7 @@ class Lanes:
             return
         operation.connection = None
         if operation.ambiguous and operation.repeat is Repeat.RECOGNISED and not result:
-            _settle(operation, _outcome_unknown("the connection was lost, and another value found,"))
+            _settle(operation, _outcome_unknown("the connection was lost, and another value is there,"))
         else:
             _settle(operation, result)
         self._finish(operation)
@@ -320,12 +323,12 @@ class Lanes:
             operation.losses += 1
             operation.ambiguous |= sent
             again = operation.losses < LOST_ATTEMPTS
-            if operation.ambiguous and operation.repeat is Repeat.NEVER:
-                again = False
-                error = _outcome_unknown("the connection was lost")
-                error.__cause__ = cause
+            again &= not (operation.ambiguous and operation.repeat is Repeat.NEVER)
         if isinstance(error, ContentionError):
             operation.hindrance = error
+        elif operation.ambiguous and operation.write and not again:
+            error = _outcome_unknown("the connection was lost, and could not be made again,")
+            error.__cause__ = cause
         if again and not operation.future.done():
             pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
             operation.pauses = min(operation.pauses + 1, 10)

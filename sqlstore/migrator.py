@@ -11,6 +11,7 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from .config import running_loop
 from .dialects import Step
 from .exceptions import ContentionError, SQLStoreError, TableMismatchError, TableMissingError
 from .lanes import translate
@@ -86,7 +87,7 @@ def _split(text: str) -> list[str]:
 
 
 async def _migrate(config: BaseConfig, table: str, statements: Sequence[str], *, when_there: bool) -> None:
-    task = asyncio.get_running_loop().create_task(_Migration(config, table).run(statements, when_there=when_there))
+    task = running_loop().create_task(_Migration(config, table).run(statements, when_there=when_there))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     # A caller that is cancelled leaves the migration to end by itself: a cancelled statement can wedge a driver.
@@ -149,7 +150,7 @@ class _Migration:
     async def _execute(self, step: Step) -> Sequence[Sequence[Any]]:
         timer = asyncio.get_running_loop().call_later(PATIENCE + self._config.timeout, self._connection.kill)
         try:
-            return await self._connection.run([step])
+            return (await self._connection.run([step], atomic=False))[0]
         finally:
             timer.cancel()
 

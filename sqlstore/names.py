@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -131,7 +130,7 @@ def lifetime_seconds(lifetime: float | timedelta | None) -> float | None:
     if isinstance(lifetime, timedelta):
         seconds = lifetime.total_seconds()
     elif isinstance(lifetime, (int, float)) and not isinstance(lifetime, bool):
-        if math.isnan(lifetime):
+        if lifetime != lifetime:  # noqa: PLR0124 - NaN; math.isnan cannot take an integer of any size
             msg = "lifetime is NaN: use None for a value that never expires"
             raise ValueError(msg)
         seconds = lifetime

@@ -21,7 +21,7 @@ from litestar.stores.base import NamespacedStore
 from . import migrator
 from .config import BaseConfig
 from .dialects import Row
-from .exceptions import ContentionError, CounterError
+from .exceptions import ContentionError, CounterError, ValueTooLargeError
 from .lanes import Lanes, Operation, Repeat
 from .names import (
     child_namespace,
@@ -187,7 +187,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         async def work(connection: StoreConnection) -> None:
             after: Sequence[str] = (self._path, "")
             while not operation.future.done():
-                page = await connection.run([self._bind(self._sql.walk, (), self._page(after, BATCH_ROWS))])
+                [page] = await connection.run([self._bind(self._sql.walk, (), self._page(after, BATCH_ROWS))])
                 for namespace, rows in _by_namespace(page):
                     await connection.run([self._bind(self._sql.delete, rows, {"namespace": namespace})])
                 if len(page) < BATCH_ROWS:
@@ -326,9 +326,13 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         return self._config.of_loop(Lanes)
 
     def _row(self, key: str, value: str | bytes, lifetime: float | None) -> Row:
+        data = self._value_to_bytes(value)
+        if len(data) > self._sql.largest_value:
+            msg = f"a value of {len(data):,} bytes is too large: {self._sql.name} takes {self._sql.largest_value:,}"
+            raise ValueTooLargeError(msg)
         # The version is drawn by the client and random: a counter would start again when a key is deleted and made
         # anew, and a repeated write could not recognise itself.
-        return Row(stored_key(key), self._value_to_bytes(value), lifetime, version=secrets.randbits(63))
+        return Row(stored_key(key), data, lifetime, version=secrets.randbits(63))
 
     def _page(self, after: Sequence[str], limit: int) -> dict[str, object]:
         after_namespace, after_key = after
@@ -357,7 +361,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         **options: Unpack[OperationOptions],
     ) -> asyncio.Future[Rows]:
         async def work(connection: StoreConnection) -> Rows:
-            return await connection.run([self._bind(statement, rows, values)])
+            step = self._bind(statement, rows, values)
+            return (await connection.run([step], atomic=options.get("write", True)))[0]
 
         keys = [row.key for row in rows] if ordered else ()
         return self._lanes().submit(Operation(work, self._table_name, self._path, keys, **options))
@@ -392,10 +397,10 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
         async def work(connection: StoreConnection) -> Sequence[Any] | None:
             while True:
-                found = await connection.run([self._bind(self._sql.renew, (row,), {})])
+                [found] = await connection.run([self._bind(self._sql.renew, (row,), {})])
                 if found:
                     return found[0]
-                found = await connection.run([self._bind(self._sql.select, (row,), {})])
+                [found] = await connection.run([self._bind(self._sql.select, (row,), {})], atomic=False)
                 # A value that expires was set between the two statements, and has not been renewed.
                 if not (found and found[0][3]):
                     return found[0] if found else None

@@ -162,11 +162,11 @@ class AsyncpgConnection(StoreConnection):
         return self._connection.is_closed()
 
     @override
-    async def run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
-        if len(steps) == 1:
-            return await self._run(steps[0])
+    async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Sequence[Sequence[Any]]]:
+        if not atomic or len(steps) == 1:
+            return [await self._run(step) for step in steps]
         async with self._connection.transaction():
-            return [row for step in steps for row in await self._run(step)]
+            return [await self._run(step) for step in steps]
 
     async def _run(self, step: Step) -> Sequence[Sequence[Any]]:
         if not step.parameters:

@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from ..exceptions import (
 from ..store import BaseSQLSpecStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..dialects import Step
 
@@ -95,7 +96,7 @@ class SqliteConfig(BaseConfig):
         if self._anchor is None and "vfs=memdb" in str(self.pool_config["database"]):
             self._anchor = sqlite3.connect(**self.pool_config, check_same_thread=False)
             weakref.finalize(self, self._anchor.close)
-        connection = SqliteConnection(self)
+        connection = SqliteConnection(partial(_connect, self.pool_config, self.pragmas, self.timeout))
         await connection.open()
         return connection
 
@@ -104,18 +105,7 @@ class SqliteConfig(BaseConfig):
 
         Raises sqlite3's own exceptions.
         """
-        # Longer waits are the lanes' business, which can tell their callers.
-        patience = min(1.0, self.timeout / 2)
-        connection: sqlite3.Connection = sqlite3.connect(
-            **self.pool_config, timeout=patience, isolation_level=None, check_same_thread=False
-        )
-        try:
-            for name, value in self.pragmas.items():
-                _set_pragma(connection, name, value, time.monotonic() + self.timeout / 2)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return _connect(self.pool_config, self.pragmas, self.timeout)
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
@@ -135,27 +125,29 @@ class SqliteConfig(BaseConfig):
 class SqliteConnection(ThreadConnection):
     """A sqlite3 connection in its thread."""
 
-    def __init__(self, config: SqliteConfig) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         super().__init__()
-        self._config = config
+        self._connect_driver = connect
+        _OPEN.add(self)
         self._connection: sqlite3.Connection | None = None
 
     @override
     def _connect(self) -> None:
-        self._connection = self._config.connect()
+        self._connection = self._connect_driver()
 
     @override
-    def _run(self, steps: Sequence[Step]) -> Sequence[Sequence[Any]]:
+    def _run(self, steps: Sequence[Step], *, atomic: bool) -> list[Sequence[Sequence[Any]]]:
         if self._connection is None:
             msg = "the connection is closed"
             raise sqlite3.ProgrammingError(msg)
-        if len(steps) == 1 and not steps[0].many:
-            return _execute(self._connection, steps[0])
+        if not atomic:
+            return [_execute(self._connection, step) for step in steps]
         # IMMEDIATE, because a transaction that begins with a read may find at its first write that it is too late.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            rows = [row for step in steps for row in _execute(self._connection, step)]
-            self._connection.execute("COMMIT")
+            rows = [_execute(self._connection, step) for step in steps]
+            # A dropped connection's caller has been told that its time is over, and may be deleting what this wrote.
+            self._connection.execute("ROLLBACK" if self.closed else "COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -176,6 +168,21 @@ class SqliteConnection(ThreadConnection):
                 connection.interrupt()
 
 
+# SQLite keeps a file's locks in the memory of the process, which fork copies and the operating system's locks do not
+# follow: a child that opens the file again would believe to hold a lock that only its parent has, and either could
+# delete the other's WAL (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
+_OPEN: weakref.WeakSet[SqliteConnection] = weakref.WeakSet()
+
+
+def _close_before_fork() -> None:
+    for connection in list(_OPEN):
+        connection.close_at_once()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_close_before_fork)
+
+
 class SqliteStore(BaseSQLSpecStore[SqliteConfig]):
     """A Litestar store in a SQLite file."""
 
@@ -183,6 +190,21 @@ class SqliteStore(BaseSQLSpecStore[SqliteConfig]):
     @override
     def config_type(cls) -> type[SqliteConfig]:
         return SqliteConfig
+
+
+def _connect(pool_config: Mapping[str, Any], pragmas: Mapping[str, str | int], timeout: float) -> sqlite3.Connection:
+    # Longer waits are the lanes' business, which can tell their callers.
+    patience = min(1.0, timeout / 2)
+    connection: sqlite3.Connection = sqlite3.connect(
+        **pool_config, timeout=patience, isolation_level=None, check_same_thread=False
+    )
+    try:
+        for name, value in pragmas.items():
+            _set_pragma(connection, name, value, time.monotonic() + timeout / 2)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _execute(connection: sqlite3.Connection, step: Step) -> Sequence[Sequence[Any]]:

@@ -85,6 +85,9 @@ class Dialect:
     process_clock: bool
     """The database has no clock of its own: ``now`` and ``expires_at`` come from the process."""
 
+    largest_value: int
+    """Bytes."""
+
     select: Statement
     """Live rows: session_id, data, version, whether they expire at all."""
     select_expiry: Statement

@@ -26,11 +26,11 @@ _CONFLICT = "ON CONFLICT (namespace, session_id) DO UPDATE"
 
 # A counter is what increment itself writes: no sign but -, no leading zero, no space. Checked before the cast,
 # because a failed cast is an error and not a NULL.
-_SUM = f"""CASE
-           WHEN {_EXPIRED} THEN $3::numeric
-           WHEN encode(stored.data, 'escape') ~ '^(0|-?[1-9][0-9]{{0,18}})$'
-           THEN encode(stored.data, 'escape')::numeric + $3
+_COUNT = """CASE
+           WHEN encode(stored.data, 'escape') ~ '^(0|-?[1-9][0-9]{0,18})$'
+           THEN encode(stored.data, 'escape')::numeric
        END"""
+_RANGE = "BETWEEN -9223372036854775808 AND 9223372036854775807"
 
 _WALK = Statement(
     f"""
@@ -47,6 +47,7 @@ POSTGRESQL = Dialect(
     name="postgresql",
     schemas=True,
     process_clock=False,
+    largest_value=2**30 - 2**20,  # a field and a message have at most 1 GB
     select=Statement(
         f"""
 SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
@@ -116,12 +117,16 @@ RETURNING stored.session_id, stored.data""",
         f"""{_INSERT}
 VALUES ($1, $2, convert_to($3::bigint::text, 'UTF8'), {_NOW} + make_interval(secs => $4), $5, {_NOW}, {_NOW})
 {_CONFLICT}
-   SET data = convert_to(({_SUM})::text, 'UTF8'),
+   SET data = CASE
+           WHEN {_EXPIRED} THEN excluded.data
+           ELSE convert_to(({_COUNT} + $3)::text, 'UTF8')
+       END,
        version = excluded.version,
        updated_at = excluded.updated_at,
        {_NEW_EXPIRY},
        {_NEW_LIFE}
- WHERE {_SUM} BETWEEN -9223372036854775808 AND 9223372036854775807
+ WHERE {_EXPIRED}
+    OR ({_COUNT} {_RANGE} AND {_COUNT} + $3 {_RANGE})
 RETURNING stored.session_id, stored.data""",
         ("namespace", "key", "amount", "lifetime", "version"),
     ),

@@ -31,6 +31,7 @@ SQLITE = Dialect(
     name="sqlite",
     schemas=False,
     process_clock=True,
+    largest_value=10**9 - 2**20,  # SQLITE_MAX_LENGTH, for the whole row: https://www.sqlite.org/limits.html
     select=Statement(
         f"""
 SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
