@@ -1,0 +1,26 @@
+"""Count each visitor's requests, in a session that outlives the server."""
+
+from typing import Any
+
+from litestar import Litestar, Request, get
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+
+from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
+
+store = SqliteStore(SqliteConfig(pool_config={"database": "quickstart.db"}))
+
+
+@get("/")
+async def index(request: Request[Any, Any, Any]) -> str:
+    """Count this request."""
+    visits: int = request.session.get("visits", 0) + 1
+    request.session["visits"] = visits
+    return f"Visit {visits}"
+
+
+app = Litestar(
+    [index],
+    stores={"sessions": store},
+    middleware=[ServerSideSessionConfig().middleware],
+    on_startup=[store.create_table],
+)
