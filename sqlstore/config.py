@@ -38,6 +38,7 @@ class ExtensionConfig(TypedDict, total=False):
     """Options by the framework they are for."""
 
     litestar: LitestarOptions
+    """See `LitestarOptions`."""
 
 
 class BaseConfig(ABC):

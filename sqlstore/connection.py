@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,14 @@ class StoreConnection(ABC):
     def kill(self) -> None:
         """Drop the connection without waiting; a pending `run` raises at once. Works when its loop is closed."""
 
+    @abstractmethod
+    async def bury(self) -> None:
+        """After `kill`: wait until no statement of it can take effect any more.
+
+        A server goes on with a statement whose client has gone, so that it could undo what comes after. Raises the
+        driver's own exceptions if the server cannot be asked.
+        """
+
 
 class ThreadConnection(StoreConnection):
     """A connection of a synchronous driver, used by one thread of its own.
@@ -59,6 +67,7 @@ class ThreadConnection(StoreConnection):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlstore")
         self._pending: asyncio.Future[Any] | None = None
         self._killed = False
+        self._ended: Future[None] | None = None
 
     @abstractmethod
     def _connect(self) -> None:
@@ -109,12 +118,17 @@ class ThreadConnection(StoreConnection):
             self._killed = True
             self._interrupt()
             try:
-                self._thread.submit(self._disconnect)
+                self._ended = self._thread.submit(self._disconnect)
             except RuntimeError:  # the program is ending, and its threads have ended
                 self._disconnect()
             self._thread.shutdown(wait=False)
         if self._pending is not None and not self._pending.get_loop().is_closed():
             self._pending.cancel()
+
+    @override
+    async def bury(self) -> None:
+        if self._ended is not None:
+            await asyncio.wrap_future(self._ended)
 
     def close_at_once(self) -> None:
         """Close from any thread, and wait until what runs has ended."""

@@ -29,11 +29,11 @@ class UnavailableError(SQLStoreError):
 
 
 class ConnectionLostError(UnavailableError):
-    """The connection broke while a statement was on its way; every verb that can be repeated has been."""
+    """The connection broke, also when it was made again; nothing was written."""
 
 
 class OutcomeUnknownError(UnavailableError):
-    """A write was sent and its answer never came: it may or may not have happened.
+    """A write was sent and its answer never came, or not in time: it may or may not have happened.
 
     `incr` and `pop` are never repeated by themselves, because a repetition would count twice or lose the value.
     """
@@ -44,7 +44,7 @@ class ContentionError(SQLStoreError):
 
 
 class ReadOnlyError(SQLStoreError):
-    """The database file, server or role takes no writes."""
+    """The database file or server takes no writes, or the role lacks a privilege."""
 
 
 class TableMissingError(SQLStoreError):

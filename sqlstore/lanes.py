@@ -90,7 +90,7 @@ class Operation(Generic[T]):
         self.repeat = options.get("repeat", Repeat.ALWAYS)
         self.patient = options.get("patient", True)
         self.future: asyncio.Future[T]
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle
         self.waiting_for = 0
         self.followers: list[Operation[Any]] = []
         self.connection: StoreConnection | None = None
@@ -163,7 +163,7 @@ class Lanes:
 
     def restart_deadline(self, operation: Operation[Any]) -> None:
         """Give *operation* the whole timeout again: it works in steps, and has just finished one."""
-        if operation.timer is not None:
+        if operation in self._unfinished:
             operation.timer.cancel()
         operation.timer = self._loop.call_later(self._config.timeout, self._expire, operation)
 
@@ -211,8 +211,7 @@ class Lanes:
         return earlier
 
     def _finish(self, operation: Operation[Any]) -> None:
-        if operation.timer is not None:
-            operation.timer.cancel()
+        operation.timer.cancel()
         self._unfinished.discard(operation)
         self._leave(operation)
         for follower in operation.followers:
@@ -300,12 +299,16 @@ class Lanes:
 
     async def _attempt(self, operation: Operation[Any], connection: StoreConnection) -> None:
         operation.connection = connection
+        started = self._loop.time()
         try:
             result = await operation.work(connection)
         except Exception as error:  # noqa: BLE001 - it becomes the caller's
             operation.connection = None
-            if self._failed(operation, error, sent=True):
+            if isinstance(translate(error, self._config, operation.table), ConnectionLostError):
                 connection.kill()
+                if operation.write:
+                    await self._bury(connection)
+            self._failed(operation, error, sent=True, took=self._loop.time() - started)
             return
         operation.connection = None
         if operation.ambiguous and operation.repeat is Repeat.RECOGNISED and not result:
@@ -314,29 +317,43 @@ class Lanes:
             _settle(operation, result)
         self._finish(operation)
 
-    def _failed(self, operation: Operation[Any], cause: Exception, *, sent: bool) -> bool:
-        """Try again later, or hand the error to the caller; return whether the connection is lost."""
+    async def _bury(self, connection: StoreConnection) -> None:
+        """Make sure that a lost write does not land after what follows it, if the database can be asked in time."""
+        burial = asyncio.ensure_future(connection.bury())
+        self._closing.add(burial)
+        burial.add_done_callback(self._buried)
+        await asyncio.wait([burial], timeout=self._config.timeout / 2)
+
+    def _buried(self, burial: asyncio.Task[None]) -> None:
+        self._closing.discard(burial)
+        if not burial.cancelled():
+            burial.exception()  # the database cannot be asked; the caller has been told what is known
+
+    def _failed(self, operation: Operation[Any], cause: Exception, *, sent: bool, took: float = 0.0) -> None:
+        """Try again later, or hand the error to the caller."""
         error = translate(cause, self._config, operation.table)
-        lost = isinstance(error, ConnectionLostError)
-        again = isinstance(error, ContentionError) and operation.patient
-        if lost:
+        pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
+        again = False
+        if isinstance(error, ContentionError):
+            operation.hindrance = error
+            # The same wait once more would be cut short in the middle, where nobody knows what happened.
+            again = operation.patient and self._loop.time() + pause + took < operation.timer.when()
+        elif isinstance(error, ConnectionLostError):
             operation.losses += 1
             operation.ambiguous |= sent
             again = operation.losses < LOST_ATTEMPTS
             again &= not (operation.ambiguous and operation.repeat is Repeat.NEVER)
-        if isinstance(error, ContentionError):
-            operation.hindrance = error
-        elif operation.ambiguous and operation.write and not again:
-            error = _outcome_unknown("the connection was lost, and could not be made again,")
-            error.__cause__ = cause
+            if not sent:
+                error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
+        if operation.ambiguous and operation.write and not isinstance(error, ContentionError):
+            error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
+        error.__cause__ = cause if cause is not error else cause.__cause__
         if again and not operation.future.done():
-            pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
             operation.pauses = min(operation.pauses + 1, 10)
             self._loop.call_later(pause, self._make_ready, operation)
         else:
             _settle(operation, error)
             self._finish(operation)
-        return lost
 
     def _expire(self, operation: Operation[Any]) -> None:
         self._give_up(operation, f"no answer came within {self._config.timeout:g} s")
@@ -382,7 +399,7 @@ def _outcome_unknown(what: str) -> OutcomeUnknownError:
 _ADVICE: dict[type[SQLStoreError], str] = {
     TableMissingError: "table {table} does not exist: await store.create_table()",
     TableMismatchError: "table {table} was not made by the bundled migrations: choose another session_table",
-    ReadOnlyError: "the database takes no writes: check file permissions, or connect to the primary server",
+    ReadOnlyError: "the database takes no writes: check file permissions and grants, or use the primary server",
     ContentionError: "other transactions were in the way, and nothing was changed",
     UnavailableError: "cannot use the database: check pool_config, and that the server is running",
     ConnectionLostError: "the connection to the database was lost",

@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from .names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from .connection import StoreConnection
@@ -49,6 +50,10 @@ ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 DEFAULT_TABLE = "litestar_session"
 BATCH_ROWS, BATCH_BYTES = 256, 256 * 1024
 """What one statement of a bulk verb holds at most, unless a single value is larger."""
+
+
+LARGEST_BATCH = 10_000
+"""What `BaseSQLSpecStore.delete_expired` deletes at once, at most: SQLite takes 32,766 parameters a statement."""
 
 
 class Versioned(NamedTuple):
@@ -158,6 +163,9 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     async def set_many(self, values: Mapping[str, str | bytes], expires_in: float | timedelta | None = None) -> None:
         """Store *values*, all with the same lifetime, in batches that each take effect as a whole."""
+        if not isinstance(values, Mapping):
+            msg = f"values must be a mapping of keys to values, not {values!r}"
+            raise TypeError(msg)
         lifetime = lifetime_seconds(expires_in)
         rows = sorted(self._row(key, value, lifetime) for key, value in values.items())
         statement = self._sql.delete if lifetime is not None and lifetime < 0 else self._sql.upsert
@@ -203,10 +211,14 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
         Each batch of at most *batch_size* commits by itself. What another transaction holds is left for the next
         round. A store without namespace prunes the whole table.
+
+        Raises:
+            ValueError: *batch_size* is not a positive integer.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             msg = f"batch_size must be a positive integer, not {batch_size!r}"
             raise ValueError(msg)
+        batch_size = min(batch_size, LARGEST_BATCH)
         deleted = 0
         after: Sequence[str] = (self._path, "")
         while True:
@@ -250,12 +262,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             CounterError: the value is not such a number, or the sum would not be.
             OutcomeUnknownError: the connection was lost; a repetition might count twice.
         """
-        if isinstance(amount, bool) or not isinstance(amount, int):
-            msg = f"amount must be an integer, not {amount!r}"
-            raise TypeError(msg)
-        if not -(2**63) <= amount < 2**63:
-            msg = f"amount must be a signed 64-bit integer, not {amount!r}"
-            raise ValueError(msg)
+        _check_integer("amount", amount)
         row = self._row(key, b"", lifetime_seconds(expires_in))
         found = await self._call(self._sql.increment, row, {"amount": amount}, repeat=Repeat.NEVER)
         if not found:
@@ -271,9 +278,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         Raises:
             OutcomeUnknownError: the connection was lost, and the value now has another version.
         """
-        if isinstance(version, bool) or not isinstance(version, int):
-            msg = f"version must be the integer that get_versioned returned, not {version!r}"
-            raise TypeError(msg)
+        _check_integer("version, which get_versioned returns,", version)
         row = self._row(key, value, None)
         values = {"expected": version}
         return bool(await self._call(self._sql.compare_and_set, row, values, repeat=Repeat.RECOGNISED))
@@ -283,7 +288,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     async def create_table(self) -> None:
         """Create the table with the bundled migrations, unless it is there.
 
-        Safe in several processes at once. Needs no DDL right when the table is there.
+        Safe in several processes at once: waits up to a minute for another one that does the same. Needs no DDL
+        right when the table is there.
 
         Raises:
             TableMismatchError: a table of that name is there, and it is not ours.
@@ -443,6 +449,15 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     def _get_drop_table_sql(self) -> list[str]:
         """Return the statements that undo the bundled migrations."""
         return migrator.down_statements(self._config.dialect, self._table_name)
+
+
+def _check_integer(what: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{what} must be an integer, not {value!r}"
+        raise TypeError(msg)
+    if not -(2**63) <= value < 2**63:
+        msg = f"{what} must be a signed 64-bit integer"
+        raise ValueError(msg)
 
 
 def _listed(keys: Iterable[str]) -> Iterable[str]:

@@ -6,8 +6,11 @@ statements, and a store's statement leaves nothing behind.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import itertools
 import socket
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig
 from ..connection import StoreConnection
-from ..dialects import POSTGRESQL
+from ..dialects import POSTGRESQL, Step
 from ..exceptions import (
     ConnectionLostError,
     ContentionError,
@@ -36,17 +39,18 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
     from asyncpg.prepared_stmt import PreparedStatement
 
-    from ..dialects import Step
-
 __all__ = ("AsyncpgConfig", "AsyncpgStore")
 
 _CONNECT_OPTIONS = frozenset(inspect.signature(asyncpg.connect).parameters)
 _POOL_OPTIONS = frozenset(inspect.signature(asyncpg.create_pool).parameters) - {"connect_kwargs"}
 
+# Of prepared statements; a pool's connection may have some from an earlier time with the stores.
+_NAMES = itertools.count()
+
 # The first that fits.
 _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLStoreError]], ...] = (
     ((pg.UndefinedTableError, pg.InvalidSchemaNameError), TableMissingError),
-    ((pg.UndefinedColumnError, pg.DatatypeMismatchError), TableMismatchError),
+    ((pg.UndefinedColumnError, pg.UndefinedFunctionError, pg.DatatypeMismatchError), TableMismatchError),
     (
         (
             pg.DeadlockDetectedError,
@@ -81,6 +85,7 @@ _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLSto
             pg.AdminShutdownError,
             pg.CrashShutdownError,
             pg.InterfaceError,  # the connection is closed
+            BufferError,  # the answer is not of the type that it had when the statement was prepared
         ),
         ConnectionLostError,
     ),
@@ -103,7 +108,8 @@ class AsyncpgConfig(BaseConfig):
 
         *pool_config* is what `asyncpg.create_pool` takes: ``dsn``, or ``host``, ``port``, ``user``, ``password``,
         ``database``, and so on. Instead, *pool_instance* is the application's own pool: the stores keep up to 5 of
-        its connections, leave at least 2 to the application, and never close it.
+        its connections, leave at least 2 to the application, and never close it. Close the stores before the pool,
+        which waits for its connections.
 
         Raises:
             TypeError: an option is unknown, or of the wrong type.
@@ -123,23 +129,33 @@ class AsyncpgConfig(BaseConfig):
             "synchronous_commit": "on",
             "default_transaction_isolation": "read committed",
             # A row that somebody's transaction holds must not hold this connection for long: the call tries again.
-            "lock_timeout": "250",
+            "lock_timeout": str(round(min(0.25, self.timeout / 2) * 1000)),
             # What was abandoned with a killed connection does not go on for longer than its caller waited.
             "statement_timeout": str(round(self.timeout * 1000)),
         }
         if self.pool_instance is not None:
             pooled = await self.pool_instance.acquire(timeout=self.timeout)
+            connection = AsyncpgConnection(
+                self, pooled, partial(self.pool_instance.release, pooled, timeout=self.timeout)
+            )
             # The pool resets them when it gets its connection back.
-            for name, value in settings.items():
-                await pooled.execute(f"SET {name} = '{value}'")
-            return AsyncpgConnection(pooled, partial(self.pool_instance.release, pooled, timeout=self.timeout))
+            timer = asyncio.get_running_loop().call_later(self.timeout, connection.kill)
+            try:
+                await connection.run([Step(";".join(f"SET {name} = '{value}'" for name, value in settings.items()))])
+            except BaseException:
+                connection.kill()
+                raise
+            finally:
+                timer.cancel()
+            return connection
         options = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
         options["server_settings"] = {"application_name": "sqlstore", **options.get("server_settings", {}), **settings}
         options.setdefault("timeout", self.timeout)
+        options.pop("command_timeout", None)  # the lanes keep time, and know what was sent
         # Only our own prepared statements are used.
         options["statement_cache_size"] = 0
-        connection: asyncpg.Connection[Any] = await asyncpg.connect(**options)
-        return AsyncpgConnection(connection, partial(connection.close, timeout=self.timeout))
+        driver_connection: asyncpg.Connection[Any] = await asyncpg.connect(**options)
+        return AsyncpgConnection(self, driver_connection, partial(driver_connection.close, timeout=self.timeout))
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
@@ -150,16 +166,24 @@ class AsyncpgConnection(StoreConnection):
     """An asyncpg connection whose statements are prepared once."""
 
     def __init__(
-        self, connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any], close: Callable[[], Awaitable[None]]
+        self,
+        config: AsyncpgConfig,
+        connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any],
+        close: Callable[[], Awaitable[None]],
     ) -> None:
+        self._config = weakref.ref(config)
         self._connection = connection
         self._close = close
+        self._server_pid = connection.get_server_pid()
         self._statements: dict[str, PreparedStatement[Any]] = {}
 
     @property
     @override
     def closed(self) -> bool:
-        return self._connection.is_closed()
+        try:
+            return self._connection.is_closed()
+        except pg.InterfaceError:  # its pool has it back
+            return True
 
     @override
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Sequence[Sequence[Any]]]:
@@ -184,7 +208,8 @@ class AsyncpgConnection(StoreConnection):
 
     async def _prepare(self, text: str) -> PreparedStatement[Any]:
         try:
-            return await self._connection.prepare(text)
+            # Without a name it would be parsed again for each call.
+            return await self._connection.prepare(text, name=f"sqlstore_{next(_NAMES)}")
         except (OSError, pg.PostgresConnectionError) as error:
             # Nothing has been executed yet, so that even what must not run twice may be tried again.
             msg = "the connection was lost before the statement was sent"
@@ -199,6 +224,8 @@ class AsyncpgConnection(StoreConnection):
 
     @override
     def kill(self) -> None:
+        if self.closed:
+            return
         try:
             self._connection.terminate()
         except RuntimeError:
@@ -208,6 +235,27 @@ class AsyncpgConnection(StoreConnection):
             close_socket: Callable[[None], None] | None = getattr(transport, "_call_connection_lost", None)
             if close_socket is not None:
                 close_socket(None)
+
+    @override
+    async def bury(self) -> None:
+        config = self._config()
+        if config is None:
+            return
+        other = await config.open_store_connection()
+        try:
+            while (await other.run([Step(_TERMINATE, (self._server_pid,))]))[0]:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+        finally:
+            other.kill()
+
+
+# The server may have ended it already, and given its process id to somebody else, who is not of the stores.
+_TERMINATE = """
+SELECT pg_terminate_backend(pid)
+  FROM pg_stat_activity
+ WHERE pid = $1
+   AND usename = current_user
+   AND application_name = current_setting('application_name')"""
 
 
 class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):

@@ -93,9 +93,7 @@ class SqliteConfig(BaseConfig):
 
     @override
     async def open_store_connection(self) -> SqliteConnection:
-        if self._anchor is None and "vfs=memdb" in str(self.pool_config["database"]):
-            self._anchor = sqlite3.connect(**self.pool_config, check_same_thread=False)
-            weakref.finalize(self, self._anchor.close)
+        self._hold_memory()
         connection = SqliteConnection(partial(_connect, self.pool_config, self.pragmas, self.timeout))
         await connection.open()
         return connection
@@ -105,7 +103,14 @@ class SqliteConfig(BaseConfig):
 
         Raises sqlite3's own exceptions.
         """
+        self._hold_memory()
         return _connect(self.pool_config, self.pragmas, self.timeout)
+
+    def _hold_memory(self) -> None:
+        """Keep a ``:memory:`` database, which goes with its last connection."""
+        if self._anchor is None and "vfs=memdb" in str(self.pool_config["database"]):
+            self._anchor = sqlite3.connect(**self.pool_config, check_same_thread=False)
+            weakref.finalize(self, self._anchor.close)
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:

@@ -1,0 +1,94 @@
+"""The grants that the adapters page names are what a role needs."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from sqlstore import SQLStoreError
+from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+
+from .pages import fences
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ..servers import Server
+
+pytestmark = pytest.mark.adapters("asyncpg")
+
+GRANTS = [line for fence in fences("adapters.md", "sql") for line in fence.body.splitlines()]
+
+
+@pytest.fixture
+async def role(fresh_database: str, server: Server) -> AsyncGenerator[str, None]:
+    """Give a role, also its password, that has the page's grants and no other, on a table that somebody else made."""
+    async with AsyncpgStore(AsyncpgConfig(pool_config={"dsn": fresh_database})) as owner:
+        await owner.create_table()
+    role = f"app_{secrets.token_hex(6)}"
+    await server.fetch(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    await server.fetch("REVOKE ALL ON SCHEMA public FROM PUBLIC", fresh_database)
+    for grant in GRANTS:
+        await server.fetch(re.sub(r"\bapp\b", role, grant), fresh_database)
+    yield role
+    await server.fetch(f"DROP OWNED BY {role}", fresh_database)
+    await server.fetch(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+async def limited(fresh_database: str, role: str) -> AsyncGenerator[AsyncpgStore, None]:
+    """Give the role's store."""
+    place = urlsplit(fresh_database)
+    dsn = place._replace(netloc=f"{role}:{role}@{place.netloc.rpartition('@')[2]}").geturl()
+    async with AsyncpgStore(AsyncpgConfig(pool_config={"dsn": dsn})) as store:
+        yield store
+
+
+async def call_every_verb(store: AsyncpgStore) -> None:
+    """Call them so that each reaches the row it is about."""
+    await store.create_table()
+    await store.set("k", b"v", expires_in=60)
+    await store.get("k", renew_for=120)
+    assert await store.exists("k")
+    assert await store.expires_in("k")
+    await store.set_many({"a": b"1", "b": b"2"})
+    assert await store.get_many(["a", "b"]) == {"a": b"1", "b": b"2"}
+    await store.delete_many(["a"])
+    await store.delete("b")
+    assert await store.add("c", b"3")
+    assert await store.pop("c") == b"3"
+    assert await store.incr("n") == 1
+    assert (found := await store.get_versioned("n"))
+    assert await store.compare_and_set("n", b"7", found.version)
+    await store.delete_expired()
+    await store.with_namespace("child").set("k", b"v")
+    await store.delete_all()
+
+
+async def test_a_role_with_the_grants_can_call_every_verb(
+    limited: AsyncpgStore, fresh_database: str, server: Server
+) -> None:
+    """``create_table`` is one of them, and leaves the table that is there."""
+    table = "SELECT oid, xmin FROM pg_class WHERE relname = 'litestar_session'"
+    before = await server.fetch(table, fresh_database)
+    await call_every_verb(limited)
+
+    assert await server.fetch(table, fresh_database) == before
+    with pytest.raises(SQLStoreError):
+        await limited.drop_table()
+
+
+@pytest.mark.parametrize("privilege", ["USAGE", "SELECT", "INSERT", "UPDATE", "DELETE"])
+async def test_a_role_needs_each_of_the_grants(
+    limited: AsyncpgStore, fresh_database: str, server: Server, role: str, privilege: str
+) -> None:
+    """Without one of them, a verb raises."""
+    place = "SCHEMA public" if privilege == "USAGE" else "litestar_session"
+    await server.fetch(f"REVOKE {privilege} ON {place} FROM {role}", fresh_database)
+
+    with pytest.raises(SQLStoreError):
+        await call_every_verb(limited)

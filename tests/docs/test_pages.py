@@ -1,0 +1,140 @@
+"""What the pages say about names, options and commands is what there is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+import sqlstore
+from sqlstore import BaseSQLSpecStore, LitestarOptions, exceptions
+from sqlstore.adapters.asyncpg import AsyncpgConfig
+from sqlstore.adapters.sqlite import SqliteConfig
+from sqlstore.dialects import Step
+
+from ..conftest import ADAPTERS
+from .pages import PAGES, ROOT, codes, fences, table
+
+if TYPE_CHECKING:
+    from sqlstore.connection import StoreConnection
+
+    from ..conftest import MakeConfig
+
+PROJECT: dict[str, Any] = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text("utf-8"))
+TARGETS: list[str] = re.findall(r"^([a-z]+):.* ## ", ROOT.joinpath("Makefile").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_a_file_or_runs_in_a_test(page: str) -> None:
+    """A block is a directive, or of a kind that another test here runs; each fence is closed."""
+    kinds = {fence.info.split()[0] for fence in fences(page)}
+
+    assert kinds <= {"{literalinclude}", "{toctree}", "{eval-rst}", "pycon", "shell", "sql"}
+    assert PAGES[page].count("```") == 2 * len(fences(page))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_shell_command_is_a_target_of_the_makefile_or_installs_an_extra(page: str) -> None:
+    """Nothing else has to be typed."""
+    lines = [line for fence in fences(page, "shell") for line in fence.body.splitlines()]
+    extras = PROJECT["project"]["optional-dependencies"]
+
+    assert set(lines) <= {f"make {name}" for name in TARGETS} | {"pip install ."} | {
+        f'pip install ".[{name}]"' for name in extras
+    }
+
+
+def test_the_contract_names_every_verb_with_its_arguments() -> None:
+    """The table of verbs has the public methods of a store, as they are called."""
+    named = {code for row in table("contract.md", "Call") for code in codes(row[0])} - {"async with store"}
+    methods = [method for name, method in inspect.getmembers(BaseSQLSpecStore, inspect.isfunction) if name[0] != "_"]
+
+    assert named == {f"{method.__name__}({_arguments(method)})" for method in methods}
+
+
+def _arguments(method: Any) -> str:  # noqa: ANN401 - a function
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters)
+
+
+def test_the_errors_page_names_every_exception_and_its_bases() -> None:
+    """The table has all of them."""
+    named = {code[0]: code[1:] for code in (codes(row[0]) for row in table("errors.md", "Exception"))}
+    classes = [getattr(exceptions, name) for name in exceptions.__all__]
+
+    assert named == {cls.__name__: [base.__name__ for base in cls.__bases__] for cls in classes}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Those of the package, and those of each adapter."""
+    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)$", PAGES["reference.md"], re.MULTILINE)
+    adapters = {
+        f"{row.config.__module__}.{name}" for row in ADAPTERS for name in (row.store.__name__, row.config.__name__)
+    }
+
+    assert set(named) == {f"sqlstore.{name}" for name in sqlstore.__all__} | adapters
+
+
+def test_the_options_of_every_adapter_are_all_there_are() -> None:
+    """The table has each option, with its default."""
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Option")}
+    config = SqliteConfig(pool_config={"database": ":memory:"})
+
+    assert set(named) == set(LitestarOptions.__annotations__)
+    assert float(named["timeout"]) == config.timeout
+
+
+def test_the_options_of_asyncpg_are_all_there_are() -> None:
+    """The two tables of pool_config have each option that asyncpg knows, and AsyncpgConfig takes each of them."""
+    named = {code for row in table("adapters.md", "`pool_config`") for code in codes(row[0])}
+    sqlite = {"uri", "cached_statements"}
+    parameters = inspect.signature(asyncpg.connect).parameters | inspect.signature(asyncpg.create_pool).parameters
+
+    assert named - sqlite == set(parameters) - {"connect_kwargs"}
+    assert AsyncpgConfig(pool_config=dict.fromkeys(named - sqlite)).pool_config
+    assert SqliteConfig(pool_config={"database": ":memory:", **dict.fromkeys(sqlite)}).pool_config
+
+
+async def value(connection: StoreConnection, step: Step) -> object:
+    """Return the only value of the only row."""
+    [[[found]]] = await connection.run([step], atomic=False)
+    return found
+
+
+@pytest.mark.adapters("asyncpg")
+async def test_the_settings_of_a_postgresql_connection_are_those_of_the_table(make_config: MakeConfig) -> None:
+    """The server reports each value as the page gives it."""
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Setting")}
+    connection = await make_config().open_store_connection()
+    found = {name: await value(connection, Step("SELECT current_setting($1)", (name,))) for name in named}
+    await connection.close()
+
+    assert found == named
+    assert "lock_timeout" in found
+
+
+@pytest.mark.adapters("sqlite", "aiosqlite")
+async def test_the_pragmas_of_a_sqlite_connection_are_those_of_the_table(make_config: MakeConfig) -> None:
+    """SQLite reports each value as the page gives it."""
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Pragma")}
+    connection = await make_config().open_store_connection()
+    found = {name: await value(connection, Step(f"PRAGMA {name}")) for name in named}
+    await connection.close()
+
+    assert {**found, "synchronous": "FULL" if found["synchronous"] == 2 else found["synchronous"]} == named
+    assert "journal_mode" in found
+
+
+def test_the_design_says_what_each_dependency_is_for() -> None:
+    """The tables have every package that pyproject.toml names, and no other."""
+    named = {name for row in table("design.md", "Package") for name in row[0].split(", ")}
+    project = PROJECT["project"]
+    extras = [name for name in project["optional-dependencies"] if name != "all"]
+    required = [*project["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    required += [text for extra in extras for text in project["optional-dependencies"][extra]]
+
+    assert named == {re.split(r"[\[><=; ]", text)[0] for text in required}
