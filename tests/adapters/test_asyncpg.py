@@ -1,0 +1,392 @@
+"""What only the asyncpg adapter does, or what only PostgreSQL has the means to show."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from sqlstore import OutcomeUnknownError, ReadOnlyError, SQLStoreError, UnavailableError
+from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+from sqlstore.dialects import Step
+
+from ..contract.conftest import until
+from ..contract.verbs import EFFECTS, KEY, ONCE, READS, REPEATABLE, WRITES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from sqlstore import BaseConfig, BaseSQLSpecStore, LitestarOptions
+
+    from ..conftest import MakeConfig, MakeStore
+    from ..proxy import Proxy
+    from ..servers import Server
+
+    Store = BaseSQLSpecStore[Any]
+
+pytestmark = pytest.mark.adapters("asyncpg")
+
+
+async def _trap(server: Server, store: Store, body: str) -> None:
+    """Let each statement that writes to the store's table first run *body*."""
+    table = store.table_name
+    await server.fetch(f"CREATE SEQUENCE {table}_attempts", server.dsn)
+    await server.fetch(
+        f"CREATE FUNCTION {table}_trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NULL; END $$",
+        server.dsn,
+    )
+    await server.fetch(
+        f"CREATE TRIGGER trap BEFORE INSERT OR UPDATE OR DELETE ON {table} EXECUTE FUNCTION {table}_trap()", server.dsn
+    )
+
+
+def _fail(store: Store, code: str, times: int) -> str:
+    return f"IF nextval('{store.table_name}_attempts') <= {times} THEN RAISE SQLSTATE '{code}'; END IF"
+
+
+async def _attempts(server: Server, store: Store) -> int:
+    ((attempts,),) = await server.fetch(f"SELECT last_value FROM {store.table_name}_attempts", server.dsn)  # noqa: S608
+    return int(attempts)
+
+
+async def _active(server: Server) -> list[int]:
+    """Return the server's processes that run a statement of a store."""
+    rows = await server.fetch(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'sqlstore' AND datname = current_database() AND state = 'active'",
+        server.dsn,
+    )
+    return [row[0] for row in rows]
+
+
+# Faults
+
+
+@pytest.mark.parametrize("verb", REPEATABLE | ONCE)
+@pytest.mark.parametrize("code", ["40P01", "40001", "55P03"], ids=["deadlock", "serialization", "lock timeout"])
+async def test_a_statement_that_was_rolled_back_is_tried_again(
+    server: Server, store: Store, code: str, verb: str
+) -> None:
+    """Nothing happened, so that any verb may try again; it takes effect once."""
+    effect = EFFECTS[verb]
+    await effect.prepare(store)
+    await _trap(server, store, _fail(store, code, 3))
+
+    assert await effect.call(store) == effect.answer
+    assert await store.get(KEY) == effect.left
+    assert await _attempts(server, store) > 3
+
+
+async def test_an_unknown_error_is_not_tried_again(server: Server, store: Store) -> None:
+    """It is the caller's, with the driver's exception as its cause, and the next call works."""
+    await _trap(server, store, _fail(store, "P0001", 1))
+    with pytest.raises(SQLStoreError) as raised:
+        await store.set("k", b"v")
+
+    assert isinstance(raised.value.__cause__, asyncpg.RaiseError)
+    assert await _attempts(server, store) == 1
+    assert await store.get("k") is None
+    await store.set("k", b"v")
+
+
+@pytest.mark.parametrize("change", ["ADD tag text", "ALTER version TYPE numeric"])
+async def test_an_altered_table_is_no_fault(server: Server, store: Store, change: str) -> None:
+    """A statement whose plan the server refuses after a migration is prepared again, for any verb."""
+    await store.set("k", b"v")
+    before = await store.get_versioned("k")
+    await store.incr("n")
+    await server.fetch(f"ALTER TABLE {store.table_name} {change}", server.dsn)
+
+    assert await store.get_versioned("k") == before
+    assert await store.incr("n") == 2
+
+
+async def test_a_table_that_was_made_anew_is_no_fault(store: Store, make_store: MakeStore) -> None:
+    """The statements prepared for the old one work on the new one."""
+    await store.set("k", b"v")
+    other = make_store()
+    await other.drop_table()
+    await other.create_table()
+
+    assert await store.get("k") is None
+    await store.set("k", b"v")
+
+
+async def test_what_was_abandoned_is_not_cancelled_on_the_server(server: Server, store: Store) -> None:
+    """A statement under way when its caller goes ends by itself, on the connection that it had."""
+    await store.get("k")
+    await _trap(server, store, "PERFORM pg_sleep(0.3)")
+    call = asyncio.create_task(store.set("k", b"v"))
+    await until(lambda: _is_active(server))
+    (pid,) = await _active(server)
+    call.cancel()
+    await asyncio.wait([call])
+
+    assert await _active(server) == [pid]
+    assert await store.get("k") == b"v"
+
+
+async def _is_active(server: Server) -> bool:
+    return bool(await _active(server))
+
+
+async def test_the_server_gives_up_what_ran_out_of_time(server: Server, make_store: MakeStore) -> None:
+    """No statement goes on for long after its caller was told."""
+    store = make_store(timeout=0.5)
+    await store.create_table()
+    await store.get("k")
+    await _trap(server, store, "PERFORM pg_sleep(60)")
+    with pytest.raises(OutcomeUnknownError):
+        await store.set("k", b"v")
+
+    async def is_idle() -> bool:
+        return not await _active(server)
+
+    await until(is_idle)
+
+    assert await store.get("k") is None
+    await store.drop_table()
+
+
+async def test_a_write_that_ran_out_of_time_never_lands_after_a_later_delete(
+    store: Store, make_store: MakeStore, database: str
+) -> None:
+    """Nor when the delete does not have to wait: the row that the write waited for was not visible to it."""
+    impatient = make_store(timeout=0.6)  # ends in the middle of the third wait for the lock
+    connection = await asyncpg.connect(database)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        f"INSERT INTO {store.table_name} (namespace, session_id, data, version, created_at, updated_at)"  # noqa: S608
+        " VALUES ('/LITESTAR/', 'k', '', 0, now(), now())"
+    )
+    with pytest.raises(SQLStoreError):
+        await impatient.set("k", b"late")
+    await impatient.delete("k")
+    await transaction.rollback()
+    await connection.close()
+    await asyncio.sleep(0.4)
+
+    assert await store.get("k") is None
+
+
+# The stores' connections
+
+
+@asynccontextmanager
+async def _setting(config: BaseConfig, *names: str) -> AsyncGenerator[list[str], None]:
+    connection = await config.open_store_connection()
+    try:
+        answers = [await connection.run([Step("SELECT current_setting($1)", (name,))]) for name in names]
+        yield [str(rows[0][0]) for [rows] in answers]
+    finally:
+        await connection.close()
+
+
+async def test_the_stores_choose_their_session_settings(
+    server: Server, fresh_database: str, make_config: MakeConfig
+) -> None:
+    """Durability and isolation do not depend on what the database sets for its other users."""
+    name = urlsplit(fresh_database).path[1:]
+    for setting in ("synchronous_commit = off", "default_transaction_isolation = serializable", "lock_timeout = 0"):
+        await server.fetch(f"ALTER DATABASE {name} SET {setting}")
+    async with _setting(
+        make_config(dsn=fresh_database),
+        "synchronous_commit",
+        "default_transaction_isolation",
+        "lock_timeout",
+        "statement_timeout",
+        "application_name",
+    ) as settings:
+        assert settings == ["on", "read committed", "250ms", "10s", "sqlstore"]
+
+
+async def test_the_application_may_add_session_settings(database: str) -> None:
+    """``server_settings`` are passed on, but for those that the stores rely on."""
+    config = AsyncpgConfig(
+        pool_config={
+            "dsn": database,
+            "server_settings": {"application_name": "mine", "work_mem": "123kB", "synchronous_commit": "off"},
+        }
+    )
+    async with _setting(config, "application_name", "work_mem", "synchronous_commit") as settings:
+        assert settings == ["mine", "123kB", "on"]
+
+
+async def test_a_statement_is_one_message_without_its_text(store: Store, make_store: MakeStore, proxy: Proxy) -> None:
+    """It is prepared once for each connection, and no BEGIN, COMMIT or RESET comes with it."""
+    await store.set("k", b"v")
+    near = make_store(port=proxy.port)
+    sizes: list[int] = []
+    for verb in (READS["get"], WRITES["set"], WRITES["delete"]):
+        await verb(near)
+        before = proxy.bytes_to_server
+        for _ in range(10):
+            await verb(near)
+        sizes.append((proxy.bytes_to_server - before) // 10)
+
+    assert max(sizes) < 250, sizes
+
+
+# The application's pool
+
+
+@asynccontextmanager
+async def _pooled(
+    dsn: str, store: Store, size: int, patience: float = 10
+) -> AsyncGenerator[tuple[asyncpg.Pool[Any], Store], None]:
+    """Give a pool, and a store over it that uses the table of *store*."""
+    table: LitestarOptions = {"session_table": store.table_name, "timeout": patience}
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=size) as pool:
+        pooled = AsyncpgStore(AsyncpgConfig(pool_instance=pool, extension_config={"litestar": table}))
+        try:
+            yield pool, pooled
+            await pooled.close()
+        finally:
+            pool.terminate()  # or it would wait for a connection that a failing test has not given back
+
+
+@pytest.mark.parametrize("size", [4, 7, 20])
+async def test_a_pool_is_shared_with_its_application(store: Store, database: str, size: int) -> None:
+    """The stores keep at most 5 of its connections, at least 2 are left, and none is taken twice."""
+    async with _pooled(database, store, size) as (pool, pooled):
+        for _ in range(2):
+            await asyncio.gather(*(pooled.incr(f"k{number}") for number in range(30)))
+            await asyncio.gather(*(pooled.get(f"k{number}") for number in range(30)))
+        free = size - (pool.get_size() - pool.get_idle_size())
+        taken = [await pool.acquire(timeout=5) for _ in range(free)]  # the application's turn
+        await asyncio.gather(*(pooled.incr(f"k{number}") for number in range(30)))
+        for connection in taken:
+            await pool.release(connection)
+
+        assert max(2, size - 5) <= free < size
+        assert await pooled.get_many(["k0", "k29"]) == {"k0": b"3", "k29": b"3"}
+
+
+async def test_a_pool_gets_its_connections_back_as_they_were(store: Store, database: str) -> None:
+    """`close` returns them, without the stores' settings, and leaves the pool open; the next call takes them again."""
+    async with _pooled(database, store, 4) as (pool, pooled):
+        await pooled.set("k", b"v")
+        await pooled.get("k")
+        await pooled.close()
+        connections = [await pool.acquire(timeout=5) for _ in range(4)]
+        timeouts = [await connection.fetchval("SHOW lock_timeout") for connection in connections]
+        for connection in connections:
+            await pool.release(connection)
+
+        assert timeouts == ["0"] * 4
+        assert await pooled.get("k") == b"v"
+
+
+async def test_a_pool_that_cannot_be_shared_is_refused(database: str) -> None:
+    """The message says how large it has to be."""
+    async with asyncpg.create_pool(database, min_size=0, max_size=3) as pool:
+        with pytest.raises(ValueError, match=r"max_size=3.*at least 4"):
+            AsyncpgConfig(pool_instance=pool)
+        with pytest.raises(TypeError, match="either pool_config"):
+            AsyncpgConfig(pool_instance=pool, pool_config={"dsn": database})
+    with pytest.raises(TypeError, match="either pool_config"):
+        AsyncpgConfig()
+
+
+async def test_a_pool_survives_connections_that_were_dropped(
+    store: Store, make_config: MakeConfig, proxy: Proxy
+) -> None:
+    """What a deadline cost the pool, it opens anew, for the stores and for the application."""
+    dsn = make_config(port=proxy.port).pool_config["dsn"]
+    async with _pooled(dsn, store, 4, patience=0.5) as (pool, pooled):
+        await asyncio.gather(pooled.set("k", b"v"), pooled.get("l"))
+        proxy.freeze()
+        calls = (pooled.set("k", b"new"), pooled.get("l"), pooled.set("l", b"new"))
+        async with asyncio.timeout(1.5):
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        proxy.thaw()
+        await pooled.set("k", b"newer")
+        used = [await pool.acquire(timeout=5) for _ in range(2)]
+        for connection in used:
+            await pool.release(connection)
+
+        assert all(isinstance(answer, UnavailableError) for answer in answers)
+        assert await pooled.get("k") == b"newer"
+
+
+async def test_taking_a_frozen_connection_from_a_pool_ends_in_time(
+    store: Store, make_config: MakeConfig, proxy: Proxy
+) -> None:
+    """Otherwise the connections that the stores may have would be used up by waiting for ever."""
+    dsn = make_config(port=proxy.port).pool_config["dsn"]
+    async with _pooled(dsn, store, 4, patience=0.5) as (pool, pooled):
+        async with pool.acquire() as connection:
+            await connection.fetchval("SELECT 1")
+        proxy.freeze()
+        async with asyncio.timeout(1.5):
+            with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await pooled.config.open_store_connection()
+        proxy.thaw()
+
+        await pooled.set("k", b"v")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("netloc", "postgres@127.0.0.1:1"), ("netloc", "nobody@{host}"), ("path", "/no_such_database")]
+)
+async def test_a_server_that_cannot_be_used_is_an_error_at_once(
+    database: str, make_store: MakeStore, part: str, value: str
+) -> None:
+    """Nobody listens, an unknown user, an unknown database: the message leads to the settings."""
+    place = urlsplit(database)
+    store = make_store(dsn=place._replace(**{part: value.format(host=place.netloc.rpartition("@")[2])}).geturl())
+    async with asyncio.timeout(5):
+        with pytest.raises(UnavailableError, match="check pool_config"):
+            await store.get("k")
+        with pytest.raises(UnavailableError, match="check pool_config"):
+            await store.create_table()
+
+
+async def test_a_wrong_password_is_an_error_at_once(private_server: Server, make_store: MakeStore) -> None:
+    """It is not tried again, and the right one works."""
+    await private_server.fetch("CREATE ROLE somebody LOGIN SUPERUSER PASSWORD 'right'")
+    ((hba_file,),) = await private_server.fetch("SHOW hba_file")
+    rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256"
+    await private_server.fetch(f"COPY (SELECT unnest(string_to_array('{rules}', '\n'))) TO '{hba_file}'")
+    await private_server.fetch("SELECT pg_reload_conf()")
+    place = urlsplit(private_server.dsn)
+    host = place.netloc.rpartition("@")[2]
+    right, wrong = (
+        make_store(dsn=place._replace(netloc=f"somebody:{password}@{host}").geturl()) for password in ("right", "wrong")
+    )
+    await right.create_table()
+    async with asyncio.timeout(5):
+        with pytest.raises(UnavailableError, match="password authentication failed"):
+            await wrong.set("k", b"v")
+
+    assert await right.get("k") is None
+
+
+async def test_a_server_that_takes_no_writes_says_so(
+    server: Server, fresh_database: str, make_store: MakeStore
+) -> None:
+    """A replica, say: reads go on, and nobody is told to try again."""
+    writable = make_store(dsn=fresh_database)
+    await writable.create_table()
+    await writable.set("k", b"v")
+    await server.fetch(f"ALTER DATABASE {urlsplit(fresh_database).path[1:]} SET default_transaction_read_only = on")
+    store = make_store(dsn=fresh_database)
+    with pytest.raises(ReadOnlyError, match="primary server"):
+        await store.set("k", b"new")
+
+    assert await store.get("k") == b"v"
+
+
+@pytest.mark.parametrize("name", ["dns", "connection_config", "min_sise"])
+def test_a_misspelt_option_is_refused(name: str) -> None:
+    """Before anything is opened, naming the option that was probably meant."""
+    with pytest.raises(TypeError, match=f"unknown option '{name}'"):
+        AsyncpgConfig(pool_config={name: "x"})

@@ -1,0 +1,103 @@
+"""Lifetimes are measured by one clock, the database's, in whatever time zone it shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from sqlstore import BaseSQLSpecStore
+
+    from ..conftest import Adapter, MakeConfig
+    from ..servers import Server
+    from .conftest import RunScript
+
+    Store = BaseSQLSpecStore[Any]
+
+# By database: let new connections to {database} see the time five hours {sign} UTC.
+TIME_ZONE = {"postgresql": "ALTER DATABASE {database} SET timezone TO '<local>{sign}5'"}
+
+
+@pytest.fixture(params=["+", "-"])
+async def elsewhere(
+    adapter: Adapter, server: Server, fresh_database: str, make_config: MakeConfig, request: pytest.FixtureRequest
+) -> AsyncGenerator[Store, None]:
+    """Give a store over a database of another time zone."""
+    name = urlsplit(fresh_database).path[1:]
+    await server.fetch(TIME_ZONE[adapter.database].format(database=name, sign=request.param))
+    store = adapter.store(make_config(dsn=fresh_database))
+    await store.create_table()
+    yield store
+    await store.close()
+
+
+async def test_a_time_zone_does_not_shorten_a_lifetime(elsewhere: Store) -> None:
+    """What has an hour to live is alive for an hour, by every verb that looks at its expiry."""
+    await elsewhere.set("k", b"v", 3600)
+    await elsewhere.incr("n", expires_in=3600)
+    await elsewhere.add("a", b"v", 3600)
+    deleted = await elsewhere.delete_expired()
+
+    assert deleted == 0
+    assert await elsewhere.get("k", renew_for=1800) == b"v"
+    assert not await elsewhere.add("k", b"other")
+    for key in "kna":
+        assert 3590 < (await elsewhere.expires_in(key) or 0) <= 3600
+
+
+async def test_a_time_zone_does_not_lengthen_a_lifetime(elsewhere: Store) -> None:
+    """What has a moment to live is over after it."""
+    await elsewhere.set("k", b"v", 0.01)
+    await elsewhere.set("l", b"v", 60)
+    await elsewhere.get("l", renew_for=3600)
+    await asyncio.sleep(0.05)
+
+    assert await elsewhere.get("k") is None
+    assert await elsewhere.delete_expired() == 1
+    assert 3590 < (await elsewhere.expires_in("l") or 0) <= 3600
+
+
+LIVE_TOMORROW = """
+import time
+from datetime import datetime, timedelta
+
+now = time.time
+time.time = lambda: now() + 86400
+
+class Tomorrow(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=1)
+
+for name, module in sys.modules.items():
+    if name.startswith("sqlstore") and getattr(module, "datetime", None) is datetime:
+        module.datetime = Tomorrow
+
+async def use():
+    async with store:
+        await store.set("set", b"v", 3600)
+        await store.incr("incr", expires_in=3600)
+        await store.add("add", b"v", 3600)
+        assert await store.get("renewed", renew_for=3600) == b"v"
+        assert await store.delete_expired() == 1
+
+asyncio.run(use())
+"""
+
+
+async def test_the_clock_of_a_process_does_not_matter(server: Server, store: Store, run_script: RunScript) -> None:
+    """A host whose clock is a day ahead neither ends lives too soon nor makes them longer."""
+    assert server, "where the database is in the process, its clock is the process's"
+    await store.set("renewed", b"v", 60)
+    await store.set("expired", b"v", 0.01)
+    await asyncio.sleep(0.05)
+    script = await run_script(LIVE_TOMORROW, store.config)
+    await script.succeeds()
+
+    for key in ("set", "incr", "add", "renewed"):
+        assert 3500 < (await store.expires_in(key) or 0) <= 3600

@@ -1,0 +1,82 @@
+"""Several processes over one database."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from pathlib import Path
+
+    from sqlstore import BaseConfig, BaseSQLSpecStore
+
+    from ..conftest import Adapter, MakeConfig
+    from ..servers import Server
+
+    Store = BaseSQLSpecStore[Any]
+
+PROCESSES, ROUNDS = 12, 20
+
+
+@pytest.fixture(scope="module")
+def processes() -> Generator[ProcessPoolExecutor, None, None]:
+    """Give processes that have already loaded all they need, and can wait for each other at a barrier."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__, "sqlstore.adapters.asyncpg", "sqlstore.adapters.aiosqlite"])
+    with ProcessPoolExecutor(
+        PROCESSES, mp_context=context, initializer=worker.start, initargs=(context.Barrier(PROCESSES),)
+    ) as processes:
+        yield processes
+
+
+@pytest.fixture
+async def fresh_databases(
+    adapter: Adapter, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncGenerator[list[str], None]:
+    """Give an empty database for each round."""
+    if not adapter.networked:
+        yield [str(tmp_path / f"{number}.db") for number in range(ROUNDS)]
+        return
+    server: Server = request.getfixturevalue("server")
+    databases = [await server.create_database() for _ in range(ROUNDS)]
+    yield databases
+    for database in databases:
+        await server.drop_database(database)
+
+
+def _place(adapter: Adapter, config: BaseConfig) -> worker.Place:
+    return worker.Place(adapter.store, adapter.config, config.pool_config, config.extension_config)
+
+
+async def test_many_processes_create_the_table_at_once(
+    adapter: Adapter, make_config: MakeConfig, processes: ProcessPoolExecutor, fresh_databases: list[str]
+) -> None:
+    """Each finds the table there and works, whichever of them made it; 20 rounds, no error."""
+    places = [_place(adapter, make_config(dsn=database)) for database in fresh_databases]
+    running = [processes.submit(worker.create_tables, places) for _ in range(PROCESSES)]
+    errors = [error for process in running for error in process.result()]
+    counted: list[bytes | None] = []
+    for place in places:
+        async with place.open() as store:
+            counted.append(await store.get("processes"))
+
+    assert errors == []
+    assert counted == [b"%d" % PROCESSES] * ROUNDS
+
+
+async def test_no_write_of_several_processes_is_lost(
+    adapter: Adapter, store: Store, processes: ProcessPoolExecutor
+) -> None:
+    """4 processes of 8 tasks write the same keys: none is told of the others, and every increment counts."""
+    place = _place(adapter, store.config)
+    running = [processes.submit(worker.write_beside_others, place, number) for number in range(4)]
+    errors = [error for process in running for error in process.result()]
+
+    assert errors == []
+    assert await store.get("n") == b"%d" % (4 * worker.TASKS * worker.ROUNDS)
