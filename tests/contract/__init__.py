@@ -1,0 +1,1 @@
+"""The store contract: every test runs on every adapter."""
