@@ -110,7 +110,7 @@ class ThreadConnection(StoreConnection):
         if not self._killed:
             self._killed = True
             await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-            self._thread.shutdown(wait=False)
+            self._thread.shutdown()  # it has nothing left to do
 
     @override
     def kill(self) -> None:

@@ -153,23 +153,19 @@ async def test_the_server_gives_up_what_ran_out_of_time(server: Server, make_sto
 
 
 async def test_a_write_that_ran_out_of_time_never_lands_after_a_later_delete(
-    store: Store, make_store: MakeStore, database: str
+    server: Server, store: Store, make_store: MakeStore
 ) -> None:
-    """Nor when the delete does not have to wait: the row that the write waited for was not visible to it."""
-    impatient = make_store(timeout=0.6)  # ends in the middle of the third wait for the lock
-    connection = await asyncpg.connect(database)
-    transaction = connection.transaction()
-    await transaction.start()
-    await connection.execute(
-        f"INSERT INTO {store.table_name} (namespace, session_id, data, version, created_at, updated_at)"  # noqa: S608
-        " VALUES ('/LITESTAR/', 'k', '', 0, now(), now())"
-    )
+    """The server, which would go on with it, is told to stop before the delete is sent."""
+    impatient = make_store(timeout=1)
+    await store.set("k", b"old")
+    await _trap(server, store, "IF TG_OP <> 'DELETE' THEN PERFORM pg_sleep(0.35); END IF")  # twice: INSERT or UPDATE
+    first = asyncio.create_task(impatient.set("k", b"new"))
+    await asyncio.sleep(0)
     with pytest.raises(SQLStoreError):
-        await impatient.set("k", b"late")
+        await impatient.set("k", b"late")  # begins when the first one ends
     await impatient.delete("k")
-    await transaction.rollback()
-    await connection.close()
-    await asyncio.sleep(0.4)
+    await asyncio.gather(first, return_exceptions=True)
+    await asyncio.sleep(0.7)
 
     assert await store.get("k") is None
 

@@ -10,6 +10,7 @@ import pytest
 
 from sqlstore import OutcomeUnknownError, UnavailableError
 
+from .conftest import until
 from .verbs import KEY, PRUNING, READS, VERBS, WRITES
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..conftest import MakeStore
     from ..proxy import Proxy
+    from .conftest import Connections
 
     Store = BaseSQLSpecStore[Any]
 
@@ -37,7 +39,9 @@ async def frozen(store: Store, make_store: MakeStore, proxy: Proxy) -> Store:
     """Return a store whose open connections have just stopped to pass anything."""
     frozen = make_store(port=proxy.port, timeout=TIMEOUT)
     await store.set(KEY, b"1")
-    await asyncio.gather(frozen.get(KEY), frozen.set("other", b"1"))
+    await store.close()
+    # All connections: that of reads, of writes, and of what must not hold these up.
+    await asyncio.gather(frozen.get(KEY), frozen.set("other", b"1"), frozen.with_namespace("other").delete_all())
     proxy.freeze()
     return frozen
 
@@ -69,6 +73,22 @@ async def test_a_write_over_a_frozen_connection_raises(frozen: Store, proxy: Pro
     proxy.thaw()
 
     await _works(frozen)
+
+
+async def test_a_connection_that_did_not_answer_in_time_is_dropped(
+    frozen: Store, proxy: Proxy, connections: Connections
+) -> None:
+    """What it may still say is nobody's answer, so the next calls get connections of their own."""
+    before = await connections()
+    calls = (frozen.get(KEY), frozen.set("other", b"new"), frozen.with_namespace("other").delete_all())
+    await asyncio.gather(*calls, return_exceptions=True)
+    proxy.thaw()
+    await _works(frozen)
+
+    async def dropped() -> bool:
+        return not before & await connections()
+
+    await until(dropped)
 
 
 async def test_all_callers_of_a_frozen_server_are_told_in_time(frozen: Store, proxy: Proxy) -> None:

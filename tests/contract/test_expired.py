@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from ..conftest import Adapter, MakeStore
-    from .conftest import SQL, Hold
+    from .conftest import SQL
     from .verbs import Store
 
 
@@ -240,18 +240,6 @@ async def test_each_batch_of_a_pruning_commits_by_itself(store: Store, adapter: 
     assert await _keys(sql, store) == {"e", "f"}
 
 
-@pytest.mark.adapters("asyncpg")  # SQLite has no row locks
-async def test_pruning_leaves_a_busy_row_for_the_next_round(store: Store, sql: SQL, hold: Hold) -> None:
-    """Neither waits for it, nor lets it keep the other rows of its batch."""
-    await _expire(store, "abc")
-    async with hold(store.table_name, "b"):
-        deleted = await store.delete_expired()
-
-    assert deleted == 2
-    assert await _keys(sql, store) == {"b"}
-    assert await store.delete_expired() == 1
-
-
 async def test_pruning_covers_children_and_not_siblings(store: Store, make_store: MakeStore, sql: SQL) -> None:
     """The parent's pruning reaches what is under it; a store without namespace prunes the whole table."""
     root = type(store)(make_store().config, namespace=None)
@@ -262,13 +250,3 @@ async def test_pruning_covers_children_and_not_siblings(store: Store, make_store
     assert await store.delete_expired() == 3
     assert await _keys(sql, store) == {"0", "1", "2", "3"}
     assert await root.delete_expired() == 4
-
-
-async def test_pruning_spares_what_was_renewed_or_set_meanwhile(store: Store, make_store: MakeStore) -> None:
-    """Deleting looks at the expiry again: a key that was found expired and then set anew stays."""
-    other = make_store()
-    for _ in range(30):
-        await _expire(store, ["k"])
-        await asyncio.gather(other.delete_expired(), store.set("k", b"new", 3600))
-
-        assert await store.get("k") == b"new"

@@ -83,17 +83,19 @@ async def test_a_write_that_ran_out_of_time_never_lands_after_a_later_delete(
     store: Store, make_store: MakeStore, hold: Hold
 ) -> None:
     """A call made after the error takes effect after the failed one, whenever the row becomes free."""
-    impatient = make_store(timeout=1.0)
-    await store.set_many({"j": b"old", "k": b"old"})
-    async with hold(store.table_name, "j", "k"):
-        first = asyncio.create_task(impatient.set("j", b"new"))
-        await asyncio.sleep(0.3)
-        # On SQLite it comes second for the writer, so that its deadline falls in the middle of an attempt.
+    impatient = make_store(timeout=1)
+    await store.set_many(dict.fromkeys("ijk", b"old"))
+    async with hold(store.table_name, *"ijk"):
+        # SQLite's one writer tries each for half a second, so that the deadline of the third cuts its wait short.
+        first = asyncio.create_task(impatient.set("i", b"new"))
+        await asyncio.sleep(0.25)
+        second = asyncio.create_task(impatient.set("j", b"new"))
+        await asyncio.sleep(0.15)
         with pytest.raises(SQLStoreError):
-            await impatient.set("k", b"new")
+            await impatient.set("k", b"late")
         deleting = asyncio.create_task(impatient.delete("k"))
         await asyncio.sleep(0.05)
-    await asyncio.gather(first, return_exceptions=True)
+    await asyncio.gather(first, second, return_exceptions=True)
     await deleting
     await asyncio.sleep(0.3)
 
@@ -159,7 +161,9 @@ class Interruption:
     async def of(self, effect: Effect) -> asyncio.Task[object]:
         """Make the call, and return it when its reply is lost."""
         await effect.prepare(self.store)
-        await asyncio.gather(self.unlucky.get("other"), self.unlucky.delete("other"))  # connects
+        other = self.unlucky.with_namespace("other")
+        await asyncio.gather(other.get("other"), other.delete("other"))  # connects,
+        await other.delete_all()  # and here for what must not hold up the others
         self.allowed.clear()
         self.proxy.drop_reply_after(effect.marker.encode())
         call = asyncio.create_task(effect.call(self.unlucky))

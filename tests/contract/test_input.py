@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from ..conftest import Adapter, MakeConfig, MakeStore
     from ..servers import Server
-    from .verbs import Store, Verbs
+    from .verbs import Call, Store
 
-    Call = Callable[[Store, Any], Awaitable[object]]
+    CallWith = Callable[[Store, Any], Awaitable[object]]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def nowhere(make_store: MakeStore, adapter: Adapter, tmp_path: Path) -> Store:
 # Arguments
 
 OVER_64_BITS = (2**63, -(2**63) - 1, 10**400)
-_KEYS: dict[str, Call] = {
+_KEYS: dict[str, CallWith] = {
     "get": lambda store, key: store.get(key),
     "get_and_renew": lambda store, key: store.get(key, renew_for=60),
     "exists": lambda store, key: store.exists(key),
@@ -67,7 +67,7 @@ async def test_a_key_that_is_no_string_is_refused(nowhere: Store, verb: str) -> 
             await _KEYS[verb](nowhere, key)
 
 
-_VALUES: dict[str, Call] = {
+_VALUES: dict[str, CallWith] = {
     "set": lambda store, value: store.set("k", value),
     "set_many": lambda store, value: store.set_many({"j": b"v", "k": value}),
     "add": lambda store, value: store.add("k", value),
@@ -90,7 +90,7 @@ async def test_a_value_that_utf_8_cannot_say_is_refused(nowhere: Store, verb: st
         await _VALUES[verb](nowhere, "\ud800")
 
 
-_LIFETIMES: dict[str, Call] = {
+_LIFETIMES: dict[str, CallWith] = {
     "get": lambda store, lifetime: store.get("k", renew_for=lifetime),
     "set": lambda store, lifetime: store.set("k", b"v", lifetime),
     "set_many": lambda store, lifetime: store.set_many({"k": b"v"}, lifetime),
@@ -222,6 +222,17 @@ def test_an_unknown_connection_option_is_refused(adapter: Adapter) -> None:
             adapter.config(pool_config={**adapter.pool_config("nowhere"), name: "x"})
 
 
+@pytest.mark.adapters("aiosqlite", "sqlite")
+def test_a_bad_pragma_is_refused(adapter: Adapter) -> None:
+    """SQLite itself ignores what it does not know."""
+    pool_config = adapter.pool_config("nowhere")
+    with pytest.raises(TypeError, match="unknown option 'journal_mod' in pragmas: use journal_mode"):
+        adapter.config(pool_config=pool_config, pragmas={"journal_mod": "WAL"})
+    for value in ("FULL; DROP TABLE litestar_session", "", None, 1.5):
+        with pytest.raises(ValueError, match="pragma synchronous must be a word or a number, not"):
+            adapter.config(pool_config=pool_config, pragmas={"synchronous": value})
+
+
 def test_a_timeout_that_is_no_number_is_refused(make_config: MakeConfig) -> None:
     """It is seconds."""
     for timeout in (True, "10", None, timedelta(seconds=1)):
@@ -254,7 +265,7 @@ def test_the_base_class_cannot_be_instantiated(make_config: MakeConfig) -> None:
 
 # A database that cannot be used
 
-CHANGES: Verbs = {
+CHANGES: dict[str, Call] = {
     "create_table": lambda store: store.create_table(),
     "drop_table": lambda store: store.drop_table(),
 }
@@ -364,7 +375,7 @@ async def test_a_write_to_a_read_only_database_is_an_error_at_once(store: Store,
 
 async def test_pruning_a_read_only_database_is_an_error(store: Store, adapter: Adapter) -> None:
     """It does not count what it could not delete."""
-    await store.set("k", b"5", 0.001)
+    await store.set(KEY, b"5", 0.001)
     await asyncio.sleep(0.01)
     async with _read_only(store, adapter) as reader:
         with pytest.raises(ReadOnlyError):
@@ -375,13 +386,13 @@ async def test_pruning_a_read_only_database_is_an_error(store: Store, adapter: A
 
 async def test_a_table_cannot_be_created_in_a_read_only_database(store: Store, adapter: Adapter) -> None:
     """One that is there needs no creating; it is not dropped either."""
-    await store.set("k", b"v")
+    await store.set(KEY, b"v")
     async with _read_only(store, adapter) as reader:
         await reader.create_table()
         with pytest.raises(ReadOnlyError, match="takes no writes"):
             await reader.drop_table()
 
-    assert await store.get("k") == b"v"
+    assert await store.get(KEY) == b"v"
     await store.drop_table()
     async with _read_only(store, adapter) as reader:
         with pytest.raises(ReadOnlyError, match="takes no writes"):

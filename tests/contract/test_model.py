@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sqlstore import CounterError
@@ -185,11 +185,13 @@ class Model:
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=40,
+    max_examples=60,
+    phases=[Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
     # The store is emptied for each example.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(calls=st.lists(_call, min_size=20, max_size=60))
+@given(calls=st.lists(_call, min_size=10, max_size=30))
 async def test_any_sequence_of_calls_answers_as_a_dict_would(
     store: Store, sql: SQL, calls: list[tuple[Any, ...]]
 ) -> None:
