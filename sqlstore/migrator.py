@@ -156,6 +156,8 @@ class _Migration:
 
     def _explained(self, error: Exception) -> SQLStoreError:
         translated = translate(error, self._config, self._table)
-        if isinstance(translated, TableMissingError):  # a statement of ours that failed: it is the schema
-            return SQLStoreError(f"cannot create table {self._table}: {error}")
+        # What seems to be missing is the schema; a syntax error is a reserved word for a name.
+        if isinstance(translated, TableMissingError) or type(translated) is SQLStoreError:
+            translated = SQLStoreError(f"cannot create or drop table {self._table}: {error}")
+            translated.__cause__ = error
         return translated

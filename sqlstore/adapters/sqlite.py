@@ -200,9 +200,14 @@ class SqliteStore(BaseSQLSpecStore[SqliteConfig]):
 def _connect(pool_config: Mapping[str, Any], pragmas: Mapping[str, str | int], timeout: float) -> sqlite3.Connection:
     # Longer waits are the lanes' business, which can tell their callers.
     patience = min(1.0, timeout / 2)
-    connection: sqlite3.Connection = sqlite3.connect(
-        **pool_config, timeout=patience, isolation_level=None, check_same_thread=False
-    )
+    try:
+        connection: sqlite3.Connection = sqlite3.connect(
+            **pool_config, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.OperationalError as error:
+        database = pool_config["database"]
+        msg = f"cannot open {database}: check pool_config, that its directory exists, and may be written ({error})"
+        raise UnavailableError(msg) from error
     try:
         for name, value in pragmas.items():
             _set_pragma(connection, name, value, time.monotonic() + timeout / 2)
