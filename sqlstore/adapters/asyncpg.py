@@ -242,10 +242,12 @@ class AsyncpgConnection(StoreConnection):
         if config is None:
             return
         other = await config.open_store_connection()
+        timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
         try:
             while (await other.run([Step(_TERMINATE, (self._server_pid,))]))[0]:  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.01)
         finally:
+            timer.cancel()
             other.kill()
 
 

@@ -53,14 +53,17 @@ async def _attempts(server: Server, store: Store) -> int:
     return int(attempts)
 
 
-async def _active(server: Server) -> list[int]:
-    """Return the server's processes that run a statement of a store."""
+async def _connections(server: Server) -> dict[int, str]:
+    """Return what each of the server's processes for the stores is doing."""
     rows = await server.fetch(
-        "SELECT pid FROM pg_stat_activity"
-        " WHERE application_name = 'sqlstore' AND datname = current_database() AND state = 'active'",
+        "SELECT pid, state FROM pg_stat_activity WHERE application_name = 'sqlstore' AND datname = current_database()",
         server.dsn,
     )
-    return [row[0] for row in rows]
+    return {row[0]: row[1] for row in rows}
+
+
+async def _is_active(server: Server) -> bool:
+    return "active" in (await _connections(server)).values()
 
 
 # Faults
@@ -118,20 +121,16 @@ async def test_a_table_that_was_made_anew_is_no_fault(store: Store, make_store: 
 
 async def test_what_was_abandoned_is_not_cancelled_on_the_server(server: Server, store: Store) -> None:
     """A statement under way when its caller goes ends by itself, on the connection that it had."""
-    await store.get("k")
-    await _trap(server, store, "PERFORM pg_sleep(0.3)")
+    await asyncio.gather(store.get("k"), store.delete("k"))
+    await _trap(server, store, "PERFORM pg_sleep(0.5)")
+    before = set(await _connections(server))
     call = asyncio.create_task(store.set("k", b"v"))
     await until(lambda: _is_active(server))
-    (pid,) = await _active(server)
     call.cancel()
     await asyncio.wait([call])
 
-    assert await _active(server) == [pid]
     assert await store.get("k") == b"v"
-
-
-async def _is_active(server: Server) -> bool:
-    return bool(await _active(server))
+    assert set(await _connections(server)) == before
 
 
 async def test_the_server_gives_up_what_ran_out_of_time(server: Server, make_store: MakeStore) -> None:
@@ -144,7 +143,7 @@ async def test_the_server_gives_up_what_ran_out_of_time(server: Server, make_sto
         await store.set("k", b"v")
 
     async def is_idle() -> bool:
-        return not await _active(server)
+        return not await _is_active(server)
 
     await until(is_idle)
 

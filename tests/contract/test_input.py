@@ -209,30 +209,6 @@ def test_an_unknown_option_is_refused(adapter: Adapter, extension_config: dict[s
         adapter.config(pool_config=adapter.pool_config("nowhere"), extension_config=extension_config)
 
 
-_MISSPELT = {
-    "postgresql": {"dns": "use dsn", "databse": "use database", "max_sise": "use max_size"},
-    "sqlite": {"databse": "use database", "path": "use one of .*database"},
-}
-
-
-def test_an_unknown_connection_option_is_refused(adapter: Adapter) -> None:
-    """The driver's options are known without a connection."""
-    for name, advice in _MISSPELT[adapter.database].items():
-        with pytest.raises(TypeError, match=f"unknown option '{name}' in pool_config: {advice}"):
-            adapter.config(pool_config={**adapter.pool_config("nowhere"), name: "x"})
-
-
-@pytest.mark.adapters("aiosqlite", "sqlite")
-def test_a_bad_pragma_is_refused(adapter: Adapter) -> None:
-    """SQLite itself ignores what it does not know."""
-    pool_config = adapter.pool_config("nowhere")
-    with pytest.raises(TypeError, match="unknown option 'journal_mod' in pragmas: use journal_mode"):
-        adapter.config(pool_config=pool_config, pragmas={"journal_mod": "WAL"})
-    for value in ("FULL; DROP TABLE litestar_session", "", None, 1.5):
-        with pytest.raises(ValueError, match="pragma synchronous must be a word or a number, not"):
-            adapter.config(pool_config=pool_config, pragmas={"synchronous": value})
-
-
 def test_a_timeout_that_is_no_number_is_refused(make_config: MakeConfig) -> None:
     """It is seconds."""
     for timeout in (True, "10", None, timedelta(seconds=1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ..conftest import Adapter, MakeStore
-    from .conftest import SQL
+    from .conftest import SQL, Hold
     from .verbs import Store
 
 LONGEST = "sessions_" * 7
@@ -225,6 +226,12 @@ async def test_creating_the_table_twice_keeps_its_values(store: Store, make_stor
     await make_store().create_table()
 
     assert await store.get("k") == b"v"
+
+
+async def test_creating_a_table_that_is_there_waits_for_nobody(store: Store, hold: Hold) -> None:
+    """It reads first: somebody else's transaction is not in the way of an application's start."""
+    async with hold(store.table_name), asyncio.timeout(5):
+        await store.create_table()
 
 
 async def test_dropping_a_missing_table_is_no_error(store: Store) -> None:
