@@ -199,8 +199,6 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 # What SQLSpec calls an option, and what to write here.
 _SQLSPEC_NAMES = {
-    "connection_config": "pool_config",
-    "connection_instance": "pool_instance",
     "create_schema": "await store.create_table() instead",
     "manage_schema": "await store.create_table() instead",
     "migrations_path": "await store.create_table(), which applies the bundled migrations",

@@ -343,8 +343,8 @@ class Lanes:
             operation.ambiguous |= sent
             again = operation.losses < LOST_ATTEMPTS
             again &= not (operation.ambiguous and operation.repeat is Repeat.NEVER)
-            if not sent:
-                error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
+        if not sent and type(error) in {SQLStoreError, ConnectionLostError}:  # it is the connecting that failed
+            error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
         if operation.ambiguous and operation.write and not isinstance(error, ContentionError):
             error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
         error.__cause__ = cause if cause is not error else cause.__cause__

@@ -345,26 +345,6 @@ async def test_a_server_that_cannot_be_used_is_an_error_at_once(
             await store.create_table()
 
 
-async def test_a_wrong_password_is_an_error_at_once(private_server: Server, make_store: MakeStore) -> None:
-    """It is not tried again, and the right one works."""
-    await private_server.fetch("CREATE ROLE somebody LOGIN SUPERUSER PASSWORD 'right'")
-    ((hba_file,),) = await private_server.fetch("SHOW hba_file")
-    rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256"
-    await private_server.fetch(f"COPY (SELECT unnest(string_to_array('{rules}', '\n'))) TO '{hba_file}'")
-    await private_server.fetch("SELECT pg_reload_conf()")
-    place = urlsplit(private_server.dsn)
-    host = place.netloc.rpartition("@")[2]
-    right, wrong = (
-        make_store(dsn=place._replace(netloc=f"somebody:{password}@{host}").geturl()) for password in ("right", "wrong")
-    )
-    await right.create_table()
-    async with asyncio.timeout(5):
-        with pytest.raises(UnavailableError, match="password authentication failed"):
-            await wrong.set("k", b"v")
-
-    assert await right.get("k") is None
-
-
 async def test_a_server_that_takes_no_writes_says_so(
     server: Server, fresh_database: str, make_store: MakeStore
 ) -> None:
