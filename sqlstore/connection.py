@@ -66,7 +66,9 @@ class ThreadConnection(StoreConnection):
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlstore")
         self._pending: asyncio.Future[Any] | None = None
+        self._closed = False
         self._killed = False
+        """The caller of what still runs has been told that it has no answer."""
         self._ended: Future[None] | None = None
 
     @abstractmethod
@@ -88,7 +90,7 @@ class ThreadConnection(StoreConnection):
     @property
     @override
     def closed(self) -> bool:
-        return self._killed
+        return self._closed
 
     async def open(self) -> None:
         """Open the driver's connection.
@@ -107,15 +109,16 @@ class ThreadConnection(StoreConnection):
 
     @override
     async def close(self) -> None:
-        if not self._killed:
-            self._killed = True
+        if not self._closed:
+            self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
             self._thread.shutdown()  # it has nothing left to do
 
     @override
     def kill(self) -> None:
-        if not self._killed:
-            self._killed = True
+        self._killed = True
+        if not self._closed:
+            self._closed = True
             self._interrupt()
             try:
                 self._ended = self._thread.submit(self._disconnect)
@@ -132,13 +135,13 @@ class ThreadConnection(StoreConnection):
 
     def close_at_once(self) -> None:
         """Close from any thread, and wait until what runs has ended."""
-        if not self._killed:
-            self._killed = True
+        if not self._closed:
+            self._closed = True
             self._thread.submit(self._disconnect)
             self._thread.shutdown()
 
     async def _hop(self, function: Callable[[], T]) -> T:
-        if self._killed:
+        if self._closed:
             msg = "the connection was closed before the statement was sent"
             raise ContentionError(msg)
         pending = asyncio.get_running_loop().run_in_executor(self._thread, function)

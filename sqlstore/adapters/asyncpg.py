@@ -220,7 +220,7 @@ class AsyncpgConnection(StoreConnection):
         try:
             await self._close()
         except (OSError, TimeoutError, pg.InterfaceError, pg.PostgresError):
-            self._connection.terminate()
+            self.kill()
 
     @override
     def kill(self) -> None:

@@ -152,7 +152,7 @@ class SqliteConnection(ThreadConnection):
         try:
             rows = [_execute(self._connection, step) for step in steps]
             # A dropped connection's caller has been told that its time is over, and may be deleting what this wrote.
-            self._connection.execute("ROLLBACK" if self.closed else "COMMIT")
+            self._connection.execute("ROLLBACK" if self._killed else "COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

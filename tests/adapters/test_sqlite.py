@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
+import warnings
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -245,3 +247,27 @@ def _config(adapter: Adapter, database: str, *, uri: bool = False, **options: ob
     config = adapter.config(pool_config={"database": database, "uri": uri}, **options)
     assert isinstance(config, SqliteConfig)
     return config
+
+
+# Fork
+
+
+async def test_a_write_that_a_fork_meets_is_stored(store: Store, database: str) -> None:
+    """The connection closes before the fork, but not before what it is doing is committed."""
+    other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+    release.start()
+    write = asyncio.create_task(store.set(KEY, b"v"))
+    await asyncio.sleep(0.05)  # it waits for the lock, in its thread
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    await asyncio.to_thread(os.waitpid, child, 0)
+    await write
+    release.join()
+    other.close()
+
+    assert await store.get(KEY) == b"v"
