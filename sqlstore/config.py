@@ -32,6 +32,8 @@ class LitestarOptions(TypedDict, total=False):
     """The stores' table; ``litestar_session`` if not given."""
     timeout: float
     """Seconds after which a call that has no answer raises; 10 if not given."""
+    renew_after: float
+    """The share of its lifetime that must have passed before a value is renewed; 0, always, if not given."""
 
 
 class ExtensionConfig(TypedDict, total=False):
@@ -48,7 +50,9 @@ class BaseConfig(ABC):
     readers: int = 2
     """Store connections for reads, per event loop."""
     writers: int = 3
-    """Store connections for writes, per event loop."""
+    """Store connections for writes, per event loop: one for batches, the others for what must not hold them up."""
+    transactions: ClassVar[bool] = False
+    """Several statements in one transaction cost little more than one."""
 
     def __init__(
         self, pool_config: Mapping[str, Any], pool_options: Iterable[str], extension_config: ExtensionConfig | None
@@ -68,6 +72,7 @@ class BaseConfig(ABC):
         self.litestar_options: LitestarOptions = self.extension_config.get("litestar", {})
         refuse_unknown('extension_config["litestar"]', self.litestar_options, LitestarOptions.__annotations__)
         self.timeout = _timeout(self.litestar_options.get("timeout", 10.0))
+        self.renew_after = _renew_after(self.litestar_options.get("renew_after", 0.0))
         self._per_loop: dict[Callable[..., Any], PerLoop[Any]] = {}
 
     @abstractmethod
@@ -229,3 +234,13 @@ def _timeout(timeout: float) -> float:
         msg = f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}"
         raise ValueError(msg)
     return float(timeout)
+
+
+def _renew_after(share: float) -> float:
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        msg = f"renew_after must be a number, a share of the lifetime, not {share!r}"
+        raise TypeError(msg)
+    if not 0 <= share < 1:  # also refuses NaN
+        msg = f"renew_after must be at least 0 and less than 1, a share of the lifetime, not {share!r}"
+        raise ValueError(msg)
+    return float(share)

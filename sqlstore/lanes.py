@@ -1,20 +1,21 @@
-"""The queue between the stores and their connections: order, retry and deadlines, for one config and event loop.
+"""The queue between the stores and their connections, for one config and event loop: order, sharing, retry, deadlines.
 
-A call becomes an `Operation`. It becomes ready when every earlier operation on its keys has ended, waits in its lane
-(reads or writes) for a connection, and runs there in a task that belongs to nobody: a caller that goes away abandons
-its own future, never a statement on the wire.
+A call becomes an `Operation`. It is ready when every earlier operation on its keys has ended. When a lane has a
+connection free, all that is ready and does the same shares one statement and one commit; nobody waits for company. It
+runs in a task that belongs to nobody: a caller that goes away abandons its own future, never a statement on the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
 import random
+import sys
 import weakref
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from .exceptions import (
     ConnectionLostError,
@@ -27,16 +28,18 @@ from .exceptions import (
     UnavailableError,
     ValueTooLargeError,
 )
+from .operations import BATCH_BYTES, BATCH_ROWS, Repeat
+from .order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from .config import BaseConfig
     from .connection import StoreConnection
+    from .dialects import Row
+    from .operations import Answer, Operation
 
-__all__ = ("Lanes", "Operation", "OperationOptions", "Repeat", "translate")
-
-T = TypeVar("T")
+__all__ = ("Lanes", "translate")
 
 IDLE_SECONDS = 60.0
 """How long a connection beyond a lane's first stays open unused."""
@@ -46,87 +49,60 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two attempts."""
 
 
-class Repeat(enum.Enum):
-    """What may be done after a connection was lost while the statement was on its way."""
-
-    ALWAYS = enum.auto()
-    """Doing it twice is doing it once."""
-    RECOGNISED = enum.auto()
-    """The repetition recognises what the first attempt wrote; a negative answer then proves nothing."""
-    NEVER = enum.auto()
-
-
-class OperationOptions(TypedDict, total=False):
-    """What kind of call an `Operation` is."""
-
-    write: bool
-    """It runs in the write lane; True if not given."""
-    repeat: Repeat
-    """`Repeat.ALWAYS` if not given."""
-    patient: bool
-    """A `ContentionError` is a reason to try again, not the answer; True if not given."""
-
-
-class Operation(Generic[T]):
-    """One call of a store: what it runs, which keys it touches, and who waits for it."""
-
-    def __init__(
-        self,
-        work: Callable[[StoreConnection], Awaitable[T]],
-        table: str,
-        namespace: str,
-        keys: Sequence[str] | None = (),
-        **options: Unpack[OperationOptions],
-    ) -> None:
-        """Describe a call.
-
-        *keys* are the stored keys it touches, None for everything under *namespace*; empty needs no order.
-        """
-        self.work = work
-        self.table = table
-        self.namespace = namespace
-        self.keys = keys
-        self.write = options.get("write", True)
-        self.repeat = options.get("repeat", Repeat.ALWAYS)
-        self.patient = options.get("patient", True)
-        self.future: asyncio.Future[T]
-        self.timer: asyncio.TimerHandle
-        self.waiting_for = 0
-        self.followers: list[Operation[Any]] = []
-        self.connection: StoreConnection | None = None
-        """Where it runs now: from here on it has been sent."""
-        self.ambiguous = False
-        """An attempt may have taken effect although its connection was lost."""
-        self.hindrance: ContentionError | None = None
-        """Why it is trying again."""
-        self.losses = 0
-        self.pauses = 0
-
-    def covers(self, other: Operation[Any]) -> bool:
-        """Whether *other* touches something under this one's namespace."""
-        return self.table == other.table and other.namespace.startswith(self.namespace)
-
-
-class _Tail:
-    """The operations on one key that a new one has to wait for: the last write and the reads after it."""
-
-    __slots__ = ("reads", "write")
-
-    def __init__(self) -> None:
-        self.write: Operation[Any] | None = None
-        self.reads: set[Operation[Any]] = set()
-
-
 class _Lane:
     """Operations that are ready, and the connections that serve them."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, transactions: bool) -> None:
         self.limit = limit
-        self.ready: deque[Operation[Any]] = deque()
+        self.transactions = transactions
+        """A batch is all that is ready, in one transaction, and not just what shares a statement."""
+        self.ready: dict[object, deque[Operation]] = {}
+        """By what shares a statement; the group whose turn it is comes first."""
         self.workers: set[asyncio.Task[None]] = set()
+        self.planned = False
+        """A worker will start at the end of this tick."""
+        self.busy = False
+        """The last batch had more than one operation, so that waiting for the end of the tick pays."""
         self.idle: list[tuple[StoreConnection, float]] = []
         """Open connections and since when they are idle, the longest first."""
         self.closing: asyncio.TimerHandle | None = None
+
+    def add(self, operation: Operation) -> None:
+        key = operation.verb.kind if operation.verb.shared and not operation.slow else operation
+        group = self.ready.get(key)
+        if group is None:
+            self.ready[key] = deque((operation,))
+        else:
+            group.append(operation)
+
+    def take(self) -> list[list[Operation]]:
+        """Take the next batch: groups that each share a statement."""
+        batch: list[list[Operation]] = []
+        rows = size = 0
+        while self.ready:
+            key = next(iter(self.ready))
+            group = self.ready[key]
+            alone = group[0].slow
+            if alone and batch:
+                break
+            taken: list[Operation] = []
+            while group:
+                operation = group[0]
+                rows += len(operation.rows)
+                size += operation.size
+                if (rows > BATCH_ROWS or size > BATCH_BYTES) and (taken or batch):
+                    break
+                operation.taken = True
+                taken.append(group.popleft())
+            if taken:
+                batch.append(taken)
+            if group:
+                self.ready[key] = self.ready.pop(key)  # its next turn comes after the others'
+                break
+            del self.ready[key]
+            if alone or not self.transactions:
+                break
+        return batch
 
 
 class Lanes:
@@ -136,36 +112,32 @@ class Lanes:
         # Weakly, so that a config nobody uses any more can be collected, and its connections closed.
         self._config: BaseConfig = weakref.proxy(config)
         self._loop = asyncio.get_running_loop()
-        self._reads = _Lane(config.readers)
-        self._writes = _Lane(config.writers)
-        self._unfinished: set[Operation[Any]] = set()
-        self._tails: dict[tuple[str, str, str], _Tail] = {}
-        self._barriers: list[Operation[Any]] = []
+        self._timeout = config.timeout
+        self._order = Order()
+        self._unfinished = self._order.unfinished
+        self._reads = _Lane(config.readers, transactions=config.transactions)
+        self._writes = _Lane(1, transactions=config.transactions)
+        # What shares no statement, is large, touches everything, or waits for somebody's lock.
+        self._single_writes = _Lane(config.writers - 1, transactions=False) if config.writers > 1 else self._writes
+        self._lanes = {self._reads, self._writes, self._single_writes}
+        self._watch: asyncio.TimerHandle | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._closing: set[asyncio.Task[None]] = set()
         self.users = 0
         """How many ``async with`` blocks are open."""
 
-    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def submit(self, operation: Operation) -> asyncio.Future[Answer]:
         """Queue *operation* behind what it has to wait for.
 
         Its place is taken now, not when the future is awaited. Cancelling the future abandons the operation.
         """
         operation.future = self._loop.create_future()
-        self.restart_deadline(operation)
-        for earlier in self._must_wait_for(operation):
-            earlier.followers.append(operation)
-            operation.waiting_for += 1
-        self._unfinished.add(operation)
+        if operation.ordered:
+            self._order.enter(operation)
+        self._start_deadline(operation)
         if not operation.waiting_for:
             self._make_ready(operation)
         return operation.future
-
-    def restart_deadline(self, operation: Operation[Any]) -> None:
-        """Give *operation* the whole timeout again: it works in steps, and has just finished one."""
-        if operation in self._unfinished:
-            operation.timer.cancel()
-        operation.timer = self._loop.call_later(self._config.timeout, self._expire, operation)
 
     async def close(self) -> None:
         """Wait for what has been submitted, then close the idle connections; the next call opens again."""
@@ -173,15 +145,15 @@ class Lanes:
             drained = self._loop.create_future()
             self._drained.append(drained)
             # Each operation ends by its own deadline; this bound is for those that others keep adding.
-            await asyncio.wait([drained], timeout=self._config.timeout)
-        idle = self._reads.idle + self._writes.idle
-        self._reads.idle.clear()
-        self._writes.idle.clear()
-        await asyncio.gather(*(connection.close() for connection, _ in idle))
+            await asyncio.wait([drained], timeout=self._timeout)
+        idle = [connection for lane in self._lanes for connection, _ in lane.idle]
+        for lane in self._lanes:
+            lane.idle.clear()
+        await asyncio.gather(*(connection.close() for connection in idle))
 
     def kill(self) -> None:
         """Drop all connections without waiting, because the loop is closed."""
-        for lane in (self._reads, self._writes):
+        for lane in self._lanes:
             while lane.idle:
                 lane.idle.pop()[0].kill()
         for operation in self._unfinished:
@@ -189,65 +161,59 @@ class Lanes:
                 operation.connection.kill()
         self._unfinished.clear()
 
-    # Order
-
-    def _must_wait_for(self, operation: Operation[Any]) -> set[Operation[Any]]:
-        if operation.keys is None:
-            earlier = {other for other in self._unfinished if operation.covers(other)}
-            earlier.update(barrier for barrier in self._barriers if barrier.covers(operation))
-            self._barriers.append(operation)
-            return earlier
-        earlier = {barrier for barrier in self._barriers if barrier.covers(operation)}
-        for key in operation.keys:
-            tail = self._tails.setdefault((operation.table, operation.namespace, key), _Tail())
-            if tail.write is not None:
-                earlier.add(tail.write)
-            if operation.write:
-                earlier |= tail.reads
-                tail.write = operation
-                tail.reads = set()
-            else:
-                tail.reads.add(operation)
-        return earlier
-
-    def _finish(self, operation: Operation[Any]) -> None:
-        operation.timer.cancel()
-        self._unfinished.discard(operation)
-        self._leave(operation)
-        for follower in operation.followers:
-            follower.waiting_for -= 1
-            if not follower.waiting_for:
-                self._make_ready(follower)
-        if not self._unfinished:
-            while self._drained:
-                drained = self._drained.pop()
-                if not drained.done():
-                    drained.set_result(None)
-
-    def _leave(self, operation: Operation[Any]) -> None:
-        if operation.keys is None:
-            self._barriers.remove(operation)
-            return
-        for key in operation.keys:
-            place = (operation.table, operation.namespace, key)
-            tail = self._tails[place]
-            if tail.write is operation:
-                tail.write = None
-            tail.reads.discard(operation)
-            if tail.write is None and not tail.reads:
-                del self._tails[place]
-
     # Running
 
-    def _make_ready(self, operation: Operation[Any]) -> None:
-        lane = self._writes if operation.write else self._reads
-        lane.ready.append(operation)
-        self._serve(lane)
+    def _make_ready(self, operation: Operation) -> None:
+        operation.taken = False
+        if not operation.verb.write:
+            lane = self._reads
+        elif operation.slow or not operation.verb.shared:
+            lane = self._single_writes
+        else:
+            lane = self._writes
+        lane.add(operation)
+        if operation.companions:
+            self._make_companions_ready(operation)
+        if lane.planned or len(lane.workers) >= lane.limit:
+            return
+        if lane.busy:
+            # Others that are woken in the same tick share the batch.
+            lane.planned = True
+            self._loop.call_soon(self._serve, lane)
+        else:
+            self._serve(lane)
+
+    def _make_companions_ready(self, operation: Operation) -> None:
+        # Not by recursion: there can be thousands, each ahead of the next.
+        chain_of = [operation]
+        for one in chain_of:
+            for companion in one.companions:
+                companion.waiting_for -= 1
+                if not companion.waiting_for:
+                    self._writes.add(companion)
+                    chain_of.append(companion)
+            one.companions = []
+
+    def _finish(self, operation: Operation) -> None:
+        for follower in self._order.leave(operation):
+            self._make_ready(follower)
+        while self._drained and not self._unfinished:
+            drained = self._drained.pop()
+            if not drained.done():
+                drained.set_result(None)
 
     def _serve(self, lane: _Lane) -> None:
-        if lane.ready and len(lane.workers) < lane.limit:
-            # In an empty context: a worker outlives its first caller, and must not keep its context variables.
-            worker = self._loop.create_task(self._work(lane), context=contextvars.Context())
+        lane.planned = False
+        if not lane.ready or len(lane.workers) >= lane.limit:
+            return
+        # In an empty context: a worker outlives its first caller, and must not keep its context variables.
+        context = contextvars.Context()
+        worker: asyncio.Task[None]
+        if sys.version_info >= (3, 12):  # the statement is on its way before the caller's own tick ends
+            worker = asyncio.Task(self._work(lane), loop=self._loop, context=context, eager_start=True)
+        else:
+            worker = self._loop.create_task(self._work(lane), context=context)
+        if not worker.done():
             lane.workers.add(worker)
             worker.add_done_callback(partial(self._worker_ended, lane))
 
@@ -257,25 +223,25 @@ class Lanes:
         self._serve(lane)
 
     async def _work(self, lane: _Lane) -> None:
-        """Run what is ready, one operation after the other, over one connection."""
+        """Run what is ready, one batch after the other, over one connection."""
         connection: StoreConnection | None = None
-        operation: Operation[Any] | None = None
+        batch: list[list[Operation]] = []
         try:
             while lane.ready:
-                operation = lane.ready.popleft()
-                if not operation.future.done() and (connection is None or connection.closed):
-                    connection = await self._connect(lane, operation)
-                    if connection is None:
-                        continue
-                if operation.future.done():  # abandoned, or too late, before it was sent
-                    self._finish(operation)
-                elif connection is not None:
-                    await self._attempt(operation, connection)
+                batch = self._still_wanted(lane.take())
+                if not batch:
+                    continue
+                if connection is None or connection.closed:
+                    connection = await self._connect(lane, batch)
+                if connection is not None:
+                    await self._attempt(batch, connection)
+                lane.busy = len(batch) > 1 or len(batch[0]) > 1
+                batch = []
+                if lane.busy:
+                    await asyncio.sleep(0)  # those who have just been answered may join the next batch
         except asyncio.CancelledError:
             # No caller can cancel this task: the loop is being shut down.
-            if operation is not None and operation in self._unfinished:
-                self._give_up(operation, "the event loop is shutting down")
-                self._finish(operation)
+            self._give_up_all(operation for operation in chain(*batch) if operation in self._unfinished)
             raise
         finally:
             if (worker := asyncio.current_task()) is not None:
@@ -285,7 +251,23 @@ class Lanes:
                 lane.idle.append((connection, self._loop.time()))
                 self._plan_closing(lane)
 
-    async def _connect(self, lane: _Lane, operation: Operation[Any]) -> StoreConnection | None:
+    def _still_wanted(self, batch: list[list[Operation]]) -> list[list[Operation]]:
+        """Drop what was abandoned, or is too late, before it was sent, and what must wait for another attempt."""
+        wanted: list[list[Operation]] = []
+        for group in batch:
+            live: list[Operation] = []
+            for operation in group:
+                if operation.ahead is not None and self._order.postpone(operation):
+                    operation.taken = False
+                elif operation.future.done():
+                    self._finish(operation)
+                else:
+                    live.append(operation)
+            if live:
+                wanted.append(live)
+        return wanted
+
+    async def _connect(self, lane: _Lane, batch: list[list[Operation]]) -> StoreConnection | None:
         while lane.idle:
             connection, _ = lane.idle.pop()
             if not connection.closed:
@@ -293,80 +275,151 @@ class Lanes:
             connection.kill()
         try:
             return await self._config.open_store_connection()
-        except Exception as error:  # noqa: BLE001 - it becomes the caller's
-            self._failed(operation, error, sent=False)
+        except Exception as error:  # noqa: BLE001 - it becomes the callers'
+            for operation in chain(*batch):
+                self._failed(operation, error, sent=False)
             return None
 
-    async def _attempt(self, operation: Operation[Any], connection: StoreConnection) -> None:
-        operation.connection = connection
+    async def _attempt(self, batch: list[list[Operation]], connection: StoreConnection) -> None:
+        for operation in chain(*batch):
+            operation.connection = connection
         started = self._loop.time()
         try:
-            result = await operation.work(connection)
-        except Exception as error:  # noqa: BLE001 - it becomes the caller's
-            operation.connection = None
-            if isinstance(translate(error, self._config, operation.table), ConnectionLostError):
+            answers = await self._run(batch, connection)
+        except Exception as error:  # noqa: BLE001 - it becomes the callers'
+            members = [*chain(*batch)]
+            for operation in members:
+                operation.connection = None
+            if isinstance(translate(error, self._config, members[0].verb.table), ConnectionLostError):
                 connection.kill()
-                if operation.write:
+                if members[0].verb.write:
                     await self._bury(connection)
-            self._failed(operation, error, sent=True, took=self._loop.time() - started)
+            took = self._loop.time() - started
+            for operation in members:
+                self._failed(operation, error, sent=True, took=took, shared=len(members) > 1)
             return
-        operation.connection = None
-        if operation.ambiguous and operation.repeat is Repeat.RECOGNISED and not result:
-            _settle(operation, _outcome_unknown("the connection was lost, and another value is there,"))
+        for group, answer in zip(batch, answers, strict=True):
+            for operation in group:
+                operation.connection = None
+                self._answered(operation, answer)
+
+    async def _run(self, batch: list[list[Operation]], connection: StoreConnection) -> list[Answer]:
+        """Run the statement of each group, all in one transaction, and return what each answered."""
+        first = batch[0][0]
+        if first.verb.everything:
+            await first.verb.run_everything(connection, partial(self._goes_on, first))
+            return [{}]
+        merged = [(group[0].verb, _merged(group)) for group in batch]
+        results = await connection.run([verb.step(rows) for verb, rows in merged], atomic=first.verb.write)
+        return [
+            await verb.complete(verb.answer(result), rows, connection)
+            for (verb, rows), result in zip(merged, results, strict=True)
+        ]
+
+    def _goes_on(self, operation: Operation) -> bool:
+        """Give an operation that works in parts the whole timeout for each; return False if it was abandoned."""
+        if operation.future.done():
+            return False
+        del self._unfinished[operation]
+        self._start_deadline(operation)
+        return True
+
+    def _answered(self, operation: Operation, answer: Answer) -> None:
+        if operation.ambiguous and operation.verb.repeat is Repeat.RECOGNISED and not answer:
+            operation.settle(_outcome_unknown("the connection was lost, and another value is there,"))
         else:
-            _settle(operation, result)
+            operation.settle(answer)
         self._finish(operation)
+
+    # Faults
+
+    def _failed(
+        self, operation: Operation, cause: Exception, *, sent: bool, took: float = 0.0, shared: bool = False
+    ) -> None:
+        """Try again later, or hand the error to the caller.
+
+        What failed in a *shared* batch runs again by itself, so that only the one that is to blame sees the error,
+        and only the one whose row is locked waits.
+        """
+        verb = operation.verb
+        error = translate(cause, self._config, verb.table)
+        pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
+        again = shared
+        if isinstance(error, ContentionError):
+            operation.hindrance = error
+            # The same wait once more would be cut short in the middle, where nobody knows what happened.
+            again = shared or (verb.patient and self._loop.time() + pause + took < operation.deadline)
+        elif isinstance(error, ConnectionLostError):
+            operation.losses += 1
+            operation.ambiguous |= sent
+            again = operation.losses < LOST_ATTEMPTS
+            again &= not (operation.ambiguous and verb.repeat is Repeat.NEVER)
+        if not sent and type(error) in {SQLStoreError, ConnectionLostError}:  # it is the connecting that failed
+            error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
+        if operation.ambiguous and verb.write and not isinstance(error, ContentionError):
+            error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
+        error.__cause__ = cause if cause is not error else cause.__cause__
+        if not again:
+            operation.settle(error)
+        operation.taken = False
+        operation.slow |= shared
+        if operation.ahead is not None and self._order.postpone(operation):
+            return
+        if operation.future.done():
+            self._finish(operation)
+        elif shared and not operation.losses:
+            self._make_ready(operation)
+        else:
+            operation.pauses = min(operation.pauses + 1, 10)
+            self._loop.call_later(pause, self._make_ready, operation)
 
     async def _bury(self, connection: StoreConnection) -> None:
         """Make sure that a lost write does not land after what follows it, if the database can be asked in time."""
         burial = asyncio.ensure_future(connection.bury())
         self._closing.add(burial)
         burial.add_done_callback(self._buried)
-        await asyncio.wait([burial], timeout=self._config.timeout / 2)
+        await asyncio.wait([burial], timeout=self._timeout / 2)
 
     def _buried(self, burial: asyncio.Task[None]) -> None:
         self._closing.discard(burial)
         if not burial.cancelled():
             burial.exception()  # the database cannot be asked; the caller has been told what is known
 
-    def _failed(self, operation: Operation[Any], cause: Exception, *, sent: bool, took: float = 0.0) -> None:
-        """Try again later, or hand the error to the caller."""
-        error = translate(cause, self._config, operation.table)
-        pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
-        again = False
-        if isinstance(error, ContentionError):
-            operation.hindrance = error
-            # The same wait once more would be cut short in the middle, where nobody knows what happened.
-            again = operation.patient and self._loop.time() + pause + took < operation.timer.when()
-        elif isinstance(error, ConnectionLostError):
-            operation.losses += 1
-            operation.ambiguous |= sent
-            again = operation.losses < LOST_ATTEMPTS
-            again &= not (operation.ambiguous and operation.repeat is Repeat.NEVER)
-        if not sent and type(error) in {SQLStoreError, ConnectionLostError}:  # it is the connecting that failed
-            error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
-        if operation.ambiguous and operation.write and not isinstance(error, ContentionError):
-            error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
-        error.__cause__ = cause if cause is not error else cause.__cause__
-        if again and not operation.future.done():
-            operation.pauses = min(operation.pauses + 1, 10)
-            self._loop.call_later(pause, self._make_ready, operation)
-        else:
-            _settle(operation, error)
-            self._finish(operation)
+    # Deadlines
 
-    def _expire(self, operation: Operation[Any]) -> None:
-        self._give_up(operation, f"no answer came within {self._config.timeout:g} s")
+    def _start_deadline(self, operation: Operation) -> None:
+        operation.deadline = self._loop.time() + self._timeout
+        self._unfinished[operation] = None
+        if self._watch is None:
+            self._watch = self._loop.call_at(operation.deadline, self._look_at_deadlines)
 
-    def _give_up(self, operation: Operation[Any], why: str) -> None:
+    def _look_at_deadlines(self) -> None:
+        """Give up what is late, and look again at the next deadline."""
+        self._watch = None
+        now = self._loop.time()
+        late: list[Operation] = []
+        for operation in self._unfinished:
+            if operation.deadline > now:
+                self._watch = self._loop.call_at(operation.deadline, self._look_at_deadlines)
+                break
+            late.append(operation)
+        for operation in late:
+            self._give_up(operation, f"no answer came within {self._timeout:g} s")
+
+    def _give_up(self, operation: Operation, why: str) -> None:
         """Tell the caller, and drop the connection on which *operation* is."""
-        if operation.write and (operation.connection is not None or operation.ambiguous):
-            _settle(operation, _outcome_unknown(why))
+        if operation.verb.write and (operation.connection is not None or operation.ambiguous):
+            operation.settle(_outcome_unknown(why))
         else:
             unavailable = UnavailableError(f"{why}: the database is overloaded or unreachable")
-            _settle(operation, operation.hindrance or unavailable)
+            operation.settle(operation.hindrance or unavailable)
         if operation.connection is not None:
             operation.connection.kill()
+
+    def _give_up_all(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self._give_up(operation, "the event loop is shutting down")
+            self._finish(operation)
 
     # Idle connections
 
@@ -383,13 +436,12 @@ class Lanes:
         self._plan_closing(lane)
 
 
-def _settle(operation: Operation[Any], outcome: object) -> None:
-    if operation.future.done():  # abandoned, or out of time
-        return
-    if isinstance(outcome, Exception):
-        operation.future.set_exception(outcome)
-    else:
-        operation.future.set_result(outcome)
+def _merged(group: list[Operation]) -> Sequence[Row]:
+    """Return the rows of all operations, each key's last one, in the order in which every process locks them."""
+    if len(group) == 1:
+        return group[0].rows
+    rows = {row.key: row for operation in group for row in operation.rows}
+    return [rows[key] for key in sorted(rows)]
 
 
 def _outcome_unknown(what: str) -> OutcomeUnknownError:

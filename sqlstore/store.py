@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.stores.base import NamespacedStore
@@ -23,33 +19,29 @@ from . import migrator
 from .config import BaseConfig
 from .dialects import Row
 from .exceptions import ContentionError, CounterError, ValueTooLargeError
-from .lanes import Lanes, Operation, Repeat
+from .lanes import Lanes
 from .names import (
     child_namespace,
     lifetime_seconds,
-    namespace_end,
     stored_key,
     stored_namespace,
     validate_table_name,
 )
+from .operations import BATCH_BYTES, BATCH_ROWS, Operation, Repeat
+from .verbs import DeleteAll, PageVerb, Renewal, Scope, StatementVerb, Touch, by_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from .connection import StoreConnection
-    from .dialects import Statement, Step
-    from .lanes import OperationOptions
+    from .operations import Answer, Verb
 
-    Rows = Sequence[Sequence[Any]]
 
 __all__ = ("BaseSQLSpecStore", "Versioned")
 
 ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 
 DEFAULT_TABLE = "litestar_session"
-BATCH_ROWS, BATCH_BYTES = 256, 256 * 1024
-"""What one statement of a bulk verb holds at most, unless a single value is larger."""
 
 
 LARGEST_BATCH = 10_000
@@ -75,7 +67,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     that it is over already. An expired value is absent to every verb.
     """
 
-    __slots__ = ("_config", "_path", "_sql", "_table_name")
+    __slots__ = ("_config", "_delete", "_scope", "_select", "_select_expiry", "_sql", "_table_name", "_upsert")
 
     def __init__(self, config: ConfigT, *, namespace: str | None = "LITESTAR") -> None:
         """Make a store over *config*; nothing is opened yet.
@@ -124,35 +116,43 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     async def get(self, key: str, renew_for: float | timedelta | None = None) -> bytes | None:
         """Return the value, or None; with *renew_for*, move its expiry there in the same step.
 
-        A value without expiry keeps none, and a renewal never brings an expiry closer.
+        A value without expiry keeps none, and a renewal never brings an expiry closer. The option ``renew_after``
+        leaves out the renewals of values that still have most of *renew_for* before them.
         """
         stored = stored_key(key)
         lifetime = lifetime_seconds(renew_for)
+        row = Row(stored, lifetime=lifetime)
+        share = self._config.renew_after
         if lifetime is None or lifetime < 0:
-            found = await self._call(self._sql.select, Row(stored), write=False)
+            found = await self._call(self._select, row)
+        elif not share:
+            found = await self._call(Renewal(self._scope, lifetime), row)
         else:
-            found = await self._renew(Row(stored, lifetime=lifetime))
+            found = await self._call(self._select, row)
+            if found and found[3] is not None and found[3] < lifetime * (1 - share):
+                # Only what was read: a value that was set meanwhile keeps its own lifetime.
+                await self._call(Touch(self._scope, lifetime), row._replace(version=found[2]))
         return found[1] if found else None
 
     async def exists(self, key: str) -> bool:
         """Return whether there is a value."""
-        return await self._call(self._sql.select_expiry, Row(stored_key(key)), write=False) is not None
+        return await self._call(self._select_expiry, Row(stored_key(key))) is not None
 
     async def expires_in(self, key: str) -> int | None:
         """Return the seconds until the value expires, rounded up; None if there is no value or no expiry."""
-        found = await self._call(self._sql.select_expiry, Row(stored_key(key)), write=False)
+        found = await self._call(self._select_expiry, Row(stored_key(key)))
         return math.ceil(found[1]) if found and found[1] is not None else None
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values that exist, by key, in the order of *keys*."""
         by_stored = {stored_key(key): key for key in _listed(keys)}
         rows = [Row(stored) for stored in sorted(by_stored)]
-        found = await self._call_in_batches(self._sql.select, rows, write=False)
+        found = await self._call_in_batches(self._select, rows)
         return {key: found[stored][1] for stored, key in by_stored.items() if stored in found}
 
     async def get_versioned(self, key: str) -> Versioned | None:
         """Return the value with its version, or None."""
-        found = await self._call(self._sql.select, Row(stored_key(key)), write=False)
+        found = await self._call(self._select, Row(stored_key(key)))
         return Versioned(found[1], found[2]) if found else None
 
     # Writing
@@ -168,8 +168,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise TypeError(msg)
         lifetime = lifetime_seconds(expires_in)
         rows = sorted(self._row(key, value, lifetime) for key, value in values.items())
-        statement = self._sql.delete if lifetime is not None and lifetime < 0 else self._sql.upsert
-        await self._call_in_batches(statement, rows)
+        await self._call_in_batches(self._delete if lifetime is not None and lifetime < 0 else self._upsert, rows)
 
     async def delete(self, key: str) -> None:
         """Delete the value; no error if there is none."""
@@ -178,7 +177,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Delete the values of *keys*, in batches that each take effect as a whole."""
         stored = sorted({stored_key(key) for key in _listed(keys)})
-        await self._call_in_batches(self._sql.delete, [Row(key) for key in stored])
+        await self._call_in_batches(self._delete, [Row(key) for key in stored])
 
     async def delete_all(self) -> None:
         """Delete all values of this namespace and its children, in batches.
@@ -190,21 +189,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             msg = "delete_all needs a namespace, this store has none: use store.with_namespace(...), or drop_table()"
             raise ImproperlyConfiguredException(msg)
 
-        lanes = self._lanes()
-
-        async def work(connection: StoreConnection) -> None:
-            after: Sequence[str] = (self._path, "")
-            while not operation.future.done():
-                [page] = await connection.run([self._bind(self._sql.walk, (), self._page(after, BATCH_ROWS))])
-                for namespace, rows in _by_namespace(page):
-                    await connection.run([self._bind(self._sql.delete, rows, {"namespace": namespace})])
-                if len(page) < BATCH_ROWS:
-                    return
-                after = page[-1][:2]
-                lanes.restart_deadline(operation)
-
-        operation = Operation(work, self._table_name, self._path, None)
-        await lanes.submit(operation)
+        await self._submit(DeleteAll(self._scope), ())
 
     async def delete_expired(self, batch_size: int = 1000) -> int:
         """Delete the expired values of this namespace and its children; return how many.
@@ -220,14 +205,16 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise ValueError(msg)
         batch_size = min(batch_size, LARGEST_BATCH)
         deleted = 0
-        after: Sequence[str] = (self._path, "")
+        after: Sequence[str] = (self._scope.path, "")
         while True:
-            page = await self._submit(self._sql.walk_expired, (), self._page(after, batch_size), write=False)
-            for namespace, rows in _by_namespace(row for row in page if row[2]):
+            values = self._scope.page(after, batch_size)
+            read = PageVerb(self._scope, self._sql.walk_expired, values, write=False, shared=False)
+            page = [*(await self._submit(read, (), ordered=False)).values()]
+            for namespace, rows in by_namespace(row for row in page if row[2]):
+                values = {"namespace": namespace}
+                delete = StatementVerb(self._scope, self._sql.delete_expired, values, shared=False, patient=False)
                 with suppress(ContentionError):
-                    values = {"namespace": namespace}
-                    gone = await self._submit(self._sql.delete_expired, rows, values, ordered=False, patient=False)
-                    deleted += len(gone)
+                    deleted += len(await self._submit(delete, rows, ordered=False))
             if len(page) < batch_size:
                 return deleted
             after = page[-1][:2]
@@ -241,7 +228,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             OutcomeUnknownError: the connection was lost, and meanwhile somebody else's value is there.
         """
         row = self._row(key, value, lifetime_seconds(expires_in))
-        return bool(await self._call(self._sql.add, row, repeat=Repeat.RECOGNISED))
+        verb = StatementVerb(self._scope, self._sql.add, shared=False, repeat=Repeat.RECOGNISED)
+        return bool(await self._call(verb, row))
 
     async def pop(self, key: str) -> bytes | None:
         """Delete the value and return it, or None: of several callers one gets it.
@@ -249,7 +237,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         Raises:
             OutcomeUnknownError: the connection was lost; a repetition would lose the value.
         """
-        found = await self._call(self._sql.pop, Row(stored_key(key)), repeat=Repeat.NEVER)
+        verb = StatementVerb(self._scope, self._sql.pop, shared=False, repeat=Repeat.NEVER)
+        found = await self._call(verb, Row(stored_key(key)))
         return found[1] if found else None
 
     async def incr(self, key: str, amount: int = 1, expires_in: float | timedelta | None = None) -> int:
@@ -264,7 +253,9 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         """
         _check_integer("amount", amount)
         row = self._row(key, b"", lifetime_seconds(expires_in))
-        found = await self._call(self._sql.increment, row, {"amount": amount}, repeat=Repeat.NEVER)
+        values = {"amount": amount}
+        verb = StatementVerb(self._scope, self._sql.increment, values, shared=False, repeat=Repeat.NEVER)
+        found = await self._call(verb, row)
         if not found:
             msg = f"the value of {key!r} is not a 64-bit decimal number, or adding {amount} would make it too large"
             raise CounterError(msg)
@@ -281,7 +272,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         _check_integer("version, which get_versioned returns,", version)
         row = self._row(key, value, None)
         values = {"expected": version}
-        return bool(await self._call(self._sql.compare_and_set, row, values, repeat=Repeat.RECOGNISED))
+        verb = StatementVerb(self._scope, self._sql.compare_and_set, values, shared=False, repeat=Repeat.RECOGNISED)
+        return bool(await self._call(verb, row))
 
     # Table
 
@@ -326,7 +318,11 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     def _enter(self, namespace: str | None) -> None:
         self.namespace = namespace
-        self._path = stored_namespace(namespace)
+        self._scope = Scope(self._table_name, stored_namespace(namespace), self._sql, self._calculate_expires_at)
+        self._select = StatementVerb(self._scope, self._sql.select, write=False)
+        self._select_expiry = StatementVerb(self._scope, self._sql.select_expiry, write=False)
+        self._upsert = StatementVerb(self._scope, self._sql.upsert)
+        self._delete = StatementVerb(self._scope, self._sql.delete)
 
     def _lanes(self) -> Lanes:
         return self._config.of_loop(Lanes)
@@ -340,78 +336,25 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         # anew, and a repeated write could not recognise itself.
         return Row(stored_key(key), data, lifetime, version=secrets.randbits(63))
 
-    def _page(self, after: Sequence[str], limit: int) -> dict[str, object]:
-        after_namespace, after_key = after
-        end = namespace_end(self._path)
-        return {"after_namespace": after_namespace, "after_key": after_key, "end": end, "limit": limit}
+    def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
+        return self._lanes().submit(Operation(verb, rows, ordered=ordered))
 
-    def _bind(self, statement: Statement, rows: Sequence[Row], values: Mapping[str, object]) -> Step:
-        """Bind *statement* at the last moment, because a database without a clock is told the time."""
-        bound = {"namespace": self._path, **values}
-        if self._sql.process_clock:
-            bound["now"] = time.time()
-            rows = [row._replace(expires_at=self._epoch(row.lifetime)) for row in rows]
-        return statement.bind(bound, rows)
+    async def _call(self, verb: Verb, row: Row) -> Sequence[Any] | None:
+        """Run *verb* for one key and return its row."""
+        return (await self._submit(verb, (row,))).get(row.key)
 
-    def _epoch(self, lifetime: float | None) -> float | None:
-        expires_at = self._calculate_expires_at(lifetime)
-        return None if expires_at is None else expires_at.timestamp()
-
-    def _submit(
-        self,
-        statement: Statement,
-        rows: Sequence[Row],
-        values: Mapping[str, object] = MappingProxyType({}),
-        *,
-        ordered: bool = True,
-        **options: Unpack[OperationOptions],
-    ) -> asyncio.Future[Rows]:
-        async def work(connection: StoreConnection) -> Rows:
-            step = self._bind(statement, rows, values)
-            return (await connection.run([step], atomic=options.get("write", True)))[0]
-
-        keys = [row.key for row in rows] if ordered else ()
-        return self._lanes().submit(Operation(work, self._table_name, self._path, keys, **options))
-
-    async def _call(
-        self,
-        statement: Statement,
-        row: Row,
-        values: Mapping[str, object] = MappingProxyType({}),
-        **options: Unpack[OperationOptions],
-    ) -> Sequence[Any] | None:
-        """Run *statement* for one key and return its row."""
-        found = await self._submit(statement, (row,), values, **options)
-        return found[0] if found else None
-
-    async def _call_in_batches(
-        self, statement: Statement, rows: Sequence[Row], **options: Unpack[OperationOptions]
-    ) -> dict[str, Sequence[Any]]:
-        """Run *statement* for all *rows* and return what it answered, by stored key."""
+    async def _call_in_batches(self, verb: Verb, rows: Sequence[Row]) -> Answer:
+        """Run *verb* for all *rows* and return what it answered, by stored key."""
         # All take their places at once, so that no later call comes between them.
-        futures = [self._submit(statement, batch, **options) for batch in _batches(rows)]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        found: dict[str, Sequence[Any]] = {}
-        for answer in answers:
+        futures = [self._submit(verb, batch) for batch in _batches(rows)]
+        if len(futures) == 1:
+            return await futures[0]
+        whole: dict[str, Sequence[Any]] = {}
+        for answer in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
-            found.update((row[0], row) for row in answer)
-        return found
-
-    async def _renew(self, row: Row) -> Sequence[Any] | None:
-        """Renew a value and return its row."""
-
-        async def work(connection: StoreConnection) -> Sequence[Any] | None:
-            while True:
-                [found] = await connection.run([self._bind(self._sql.renew, (row,), {})])
-                if found:
-                    return found[0]
-                [found] = await connection.run([self._bind(self._sql.select, (row,), {})], atomic=False)
-                # A value that expires was set between the two statements, and has not been renewed.
-                if not (found and found[0][3]):
-                    return found[0] if found else None
-
-        return await self._lanes().submit(Operation(work, self._table_name, self._path, (row.key,)))
+            whole.update(answer)
+        return whole
 
     # For authors of subclasses
 
@@ -465,11 +408,6 @@ def _listed(keys: Iterable[str]) -> Iterable[str]:
         msg = f"keys must be several strings, not the string {keys!r}: use [key]"
         raise TypeError(msg)
     return keys
-
-
-def _by_namespace(page: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Row]]]:
-    for namespace, group in groupby(page, itemgetter(0)):
-        yield namespace, [Row(row[1]) for row in group]
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

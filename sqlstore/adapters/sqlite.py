@@ -60,6 +60,7 @@ class SqliteConfig(BaseConfig):
     dialect = SQLITE
     readers = 1
     writers = 1
+    transactions = True
 
     def __init__(
         self,

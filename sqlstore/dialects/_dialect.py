@@ -89,11 +89,13 @@ class Dialect:
     """Bytes."""
 
     select: Statement
-    """Live rows: session_id, data, version, whether they expire at all."""
+    """Live rows: session_id, data, version, seconds left or NULL."""
     select_expiry: Statement
-    """Live rows: session_id, whole seconds left rounded up or NULL."""
+    """Live rows: session_id, seconds left or NULL."""
     renew: Statement
-    """Move the expiry of live rows that have one, never closer; returns what `select` does."""
+    """Move the expiry of live rows that have one, never closer: session_id, data, version."""
+    touch: Statement
+    """The same for rows that still have the version that was read, and without an answer."""
     upsert: Statement
     """Store rows; an expired row starts a new life."""
     delete: Statement

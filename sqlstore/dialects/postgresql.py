@@ -11,6 +11,9 @@ _NOW = "statement_timestamp()"
 _EXPIRED = f"stored.expires_at <= {_NOW}"
 _LIVE = f"(stored.expires_at IS NULL OR stored.expires_at > {_NOW})"
 
+# Not extract, which makes a slower numeric.
+_SECONDS_LEFT = f"date_part('epoch', stored.expires_at - {_NOW})"
+
 # What writing over a row that has expired resets, and writing over a live one keeps.
 _NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal END,
        created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
@@ -50,7 +53,7 @@ POSTGRESQL = Dialect(
     largest_value=2**30 - 2**20,  # a field and a message have at most 1 GB
     select=Statement(
         f"""
-SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
+SELECT stored.session_id, stored.data, stored.version, {_SECONDS_LEFT}
   FROM {{table}} AS stored
  WHERE {_ROWS}
    AND {_LIVE}""",
@@ -58,7 +61,7 @@ SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT 
     ),
     select_expiry=Statement(
         f"""
-SELECT stored.session_id, ceil(extract(epoch FROM stored.expires_at - {_NOW}))::bigint
+SELECT stored.session_id, {_SECONDS_LEFT}
   FROM {{table}} AS stored
  WHERE {_ROWS}
    AND {_LIVE}""",
@@ -70,8 +73,18 @@ UPDATE {{table}} AS stored
    SET expires_at = greatest(stored.expires_at, {_NOW} + make_interval(secs => $3))
  WHERE {_ROWS}
    AND stored.expires_at > {_NOW}
-RETURNING stored.session_id, stored.data, stored.version, TRUE""",
+RETURNING stored.session_id, stored.data, stored.version""",
         ("namespace", "key[]", "lifetime"),
+    ),
+    # Versions are random, so that no other key's version is mistaken for this one's.
+    touch=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET expires_at = greatest(stored.expires_at, {_NOW} + make_interval(secs => $4))
+ WHERE {_ROWS}
+   AND stored.version = ANY($3)
+   AND stored.expires_at > {_NOW}""",
+        ("namespace", "key[]", "version[]", "lifetime"),
     ),
     upsert=Statement(
         f"""{_INSERT}

@@ -34,11 +34,11 @@ SQLITE = Dialect(
     largest_value=10**9 - 2**20,  # SQLITE_MAX_LENGTH, for the whole row: https://www.sqlite.org/limits.html
     select=Statement(
         f"""
-SELECT stored.session_id, stored.data, stored.version, stored.expires_at IS NOT NULL
+SELECT stored.session_id, stored.data, stored.version, stored.expires_at - ?
   FROM {{table}} AS stored
  WHERE {_ROWS}
    AND {_LIVE}""",
-        ("namespace", "key*", "now"),
+        ("now", "namespace", "key*", "now"),
     ),
     select_expiry=Statement(
         f"""
@@ -54,8 +54,18 @@ UPDATE {{table}} AS stored
    SET expires_at = max(stored.expires_at, ?)
  WHERE {_ROWS}
    AND stored.expires_at > ?
-RETURNING session_id, data, version, TRUE""",
+RETURNING session_id, data, version""",
         ("expires_at", "namespace", "key*", "now"),
+    ),
+    touch=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET expires_at = max(stored.expires_at, ?)
+ WHERE {_ROW}
+   AND stored.version = ?
+   AND stored.expires_at > ?""",
+        ("expires_at", "namespace", "key", "version", "now"),
+        many=True,
     ),
     upsert=Statement(
         f"""{_INSERT}

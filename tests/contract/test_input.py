@@ -223,6 +223,24 @@ def test_an_absurd_timeout_is_refused(make_config: MakeConfig) -> None:
             make_config(timeout=timeout)
 
 
+@pytest.mark.parametrize(
+    ("share", "error", "message"),
+    [
+        (True, TypeError, "renew_after must be a number, a share of the lifetime"),
+        ("0.1", TypeError, "renew_after must be a number"),
+        (1, ValueError, "renew_after must be at least 0 and less than 1"),
+        (-0.1, ValueError, "less than 1"),
+        (math.nan, ValueError, "less than 1"),
+    ],
+)
+def test_a_share_that_is_none_is_refused(
+    make_config: MakeConfig, share: object, error: type[Exception], message: str
+) -> None:
+    """At construction, like any option."""
+    with pytest.raises(error, match=message):
+        make_config(renew_after=share)
+
+
 def test_a_store_over_another_driver_s_config_is_refused(adapter: Adapter, tmp_path: Path) -> None:
     """The message names the right one."""
     foreign: BaseConfig = SqliteConfig(pool_config={"database": tmp_path / "x.db"})

@@ -231,3 +231,36 @@ async def test_a_renewal_racing_a_set_that_ends_eternity_finds_the_value(store: 
 
         assert renewed in {b"old", b"new"}
         assert (await _left(store) > 100) is (renewed == b"new")
+
+
+# renew_after
+
+
+@pytest.mark.parametrize(("left", "then"), [(90, 90), (40, 100)])
+async def test_a_renewal_writes_when_enough_has_passed(
+    store: Store, make_store: MakeStore, sql: SQL, left: int, then: int
+) -> None:
+    """``renew_after=0.5`` leaves alone what still has half of its lifetime before it."""
+    lazy = make_store(renew_after=0.5)
+    await store.set("k", b"v", left)
+    await store.set("eternal", b"v")
+    before = await sql(f"SELECT * FROM {store.table_name} ORDER BY session_id")  # noqa: S608
+
+    assert await lazy.get("k", renew_for=100) == b"v"
+    assert await lazy.get("eternal", renew_for=100) == b"v"
+    assert await lazy.get("missing", renew_for=100) is None
+    assert (await sql(f"SELECT * FROM {store.table_name} ORDER BY session_id") != before) is (then != left)  # noqa: S608
+    assert await store.expires_in("k") == then
+
+
+async def test_a_renewal_that_reads_first_leaves_a_new_value_its_lifetime(make_store: MakeStore) -> None:
+    """What is set between the read and the write is not what was to be renewed."""
+    lazy = make_store(renew_after=0.9)
+    await lazy.create_table()
+    await lazy.set("k", b"old", 1)
+    got, _ = await asyncio.gather(lazy.get("k", renew_for=100), lazy.set("k", b"new", 5))
+
+    assert got == b"old"
+    assert await lazy.get("k") == b"new"
+    assert await lazy.expires_in("k") == 5
+    await lazy.drop_table()

@@ -24,12 +24,25 @@ PACKAGE = Path(sqlstore.__file__).parent
 LAYERS = (
     {"exceptions", "dialects"},
     {"connection", "config", "names"},
-    {"lanes", "migrator"},
+    {"operations", "order"},
+    {"lanes", "verbs", "migrator"},
     {"store"},
     {"adapters"},
 )
 """A module imports from its own layer and from earlier ones."""
-CORE = ("__init__", "config", "connection", "exceptions", "lanes", "migrator", "names", "store")
+CORE = (
+    "__init__",
+    "config",
+    "connection",
+    "exceptions",
+    "lanes",
+    "migrator",
+    "names",
+    "operations",
+    "order",
+    "store",
+    "verbs",
+)
 DRIVERS = ("asyncmy", "asyncpg", "aiosqlite", "oracledb", "psycopg", "sqlite3")
 DATABASES = re.compile(r"asyncmy|asyncpg|psycopg|oracle|sqlite|postgres|mysql|mariadb|\bpg_", re.IGNORECASE)
 STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|REPLACE|WITH|CREATE|ALTER|DROP|TRUNCATE)\s+\S", re.ASCII)
