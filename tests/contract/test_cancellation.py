@@ -152,7 +152,7 @@ async def test_a_caller_can_wait_for_less_time_than_the_store(
         waiting = asyncio.create_task(store.set("k", b"first"))
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
-            await wait(store.set("k", b"second"))
+            await wait(store.delete("k"))
 
         assert not waiting.done(), "the timeout came late"
     await waiting
