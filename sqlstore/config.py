@@ -76,8 +76,8 @@ class BaseConfig(ABC):
         self._per_loop: dict[Callable[..., Any], PerLoop[Any]] = {}
 
     @abstractmethod
-    async def open_store_connection(self) -> StoreConnection:
-        """Open one connection for the stores; the caller owns it.
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        """Open one connection for the stores, for reads alone or for any statement; the caller owns it.
 
         Raises the driver's own exceptions.
         """

@@ -52,8 +52,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 class _Lane:
     """Operations that are ready, and the connections that serve them."""
 
-    def __init__(self, limit: int, *, transactions: bool) -> None:
+    def __init__(self, limit: int, *, transactions: bool, writes: bool = True) -> None:
         self.limit = limit
+        self.writes = writes
         self.transactions = transactions
         """A batch is all that is ready, in one transaction, and not just what shares a statement."""
         self.ready: dict[object, deque[Operation]] = {}
@@ -78,6 +79,7 @@ class _Lane:
     def take(self) -> list[list[Operation]]:
         """Take the next batch: groups that each share a statement."""
         batch: list[list[Operation]] = []
+        turn = object()
         rows = size = 0
         while self.ready:
             key = next(iter(self.ready))
@@ -92,7 +94,7 @@ class _Lane:
                 size += operation.size
                 if (rows > BATCH_ROWS or size > BATCH_BYTES) and (taken or batch):
                     break
-                operation.taken = True
+                operation.turn = turn
                 taken.append(group.popleft())
             if taken:
                 batch.append(taken)
@@ -115,7 +117,7 @@ class Lanes:
         self._timeout = config.timeout
         self._order = Order()
         self._unfinished = self._order.unfinished
-        self._reads = _Lane(config.readers, transactions=config.transactions)
+        self._reads = _Lane(config.readers, transactions=config.transactions, writes=False)
         self._writes = _Lane(1, transactions=config.transactions)
         # What shares no statement, is large, touches everything, or waits for somebody's lock.
         self._single_writes = _Lane(config.writers - 1, transactions=False) if config.writers > 1 else self._writes
@@ -164,7 +166,7 @@ class Lanes:
     # Running
 
     def _make_ready(self, operation: Operation) -> None:
-        operation.taken = False
+        operation.turn = None
         if not operation.verb.write:
             lane = self._reads
         elif operation.slow or not operation.verb.shared:
@@ -258,7 +260,7 @@ class Lanes:
             live: list[Operation] = []
             for operation in group:
                 if operation.ahead is not None and self._order.postpone(operation):
-                    operation.taken = False
+                    operation.turn = None
                 elif operation.future.done():
                     self._finish(operation)
                 else:
@@ -274,7 +276,7 @@ class Lanes:
                 return connection
             connection.kill()
         try:
-            return await self._config.open_store_connection()
+            return await self._config.open_store_connection(writes=lane.writes)
         except Exception as error:  # noqa: BLE001 - it becomes the callers'
             for operation in chain(*batch):
                 self._failed(operation, error, sent=False)
@@ -361,7 +363,7 @@ class Lanes:
         error.__cause__ = cause if cause is not error else cause.__cause__
         if not again:
             operation.settle(error)
-        operation.taken = False
+        operation.turn = None
         operation.slow |= shared
         if operation.ahead is not None and self._order.postpone(operation):
             return

@@ -107,7 +107,7 @@ class Operation:
         "rows",
         "size",
         "slow",
-        "taken",
+        "turn",
         "verb",
         "waiting_for",
     )
@@ -134,8 +134,8 @@ class Operation:
         self.companions: list[Operation] = []
         """Those that this one is ahead of; they become ready when it does."""
 
-        self.taken = False
-        """It is in a batch that runs."""
+        self.turn: object = None
+        """The same for all that run in one batch; None while it does not run."""
         self.connection: StoreConnection | None = None
         """Where it runs now: from here on it has been sent."""
         self.ambiguous = False

@@ -21,7 +21,7 @@ class _Tail:
 
     def __init__(self) -> None:
         self.write: Operation | None = None
-        self.reads: set[Operation] = set()
+        self.reads: set[Operation] | None = None
 
 
 class Order:
@@ -58,13 +58,15 @@ class Order:
             else:
                 operation.follow(tail.write)
         if not operation.verb.write:
+            if tail.reads is None:
+                tail.reads = set()
             tail.reads.add(operation)
             return
         tail.write = operation
         if tail.reads:
             for read in tail.reads:
                 operation.follow(read)
-            tail.reads = set()
+            tail.reads = None
 
     def leave(self, operation: Operation) -> list[Operation]:
         """End *operation*, and return those that waited for nothing else."""
@@ -89,7 +91,7 @@ class Order:
             tail = self._tails[place]
             if tail.write is operation:
                 tail.write = None
-            else:
+            elif tail.reads:
                 tail.reads.discard(operation)
             if tail.write is None and not tail.reads:
                 del self._tails[place]
@@ -97,7 +99,9 @@ class Order:
     def postpone(self, operation: Operation) -> bool:
         """Make *operation*, which was to run now, wait for the one ahead if that is not part of the same batch."""
         ahead = operation.ahead
-        if ahead not in self.unfinished or (ahead.taken and not operation.future.done()):
+        if ahead not in self.unfinished:
+            return False
+        if ahead.turn is operation.turn is not None and not operation.future.done():
             return False
         # Also one whose caller has gone away: what comes next on its key waits for it, and must not overtake.
         operation.follow(ahead)
@@ -111,5 +115,5 @@ def _may_share(earlier: Operation, later: Operation) -> bool:
         and later.verb.write
         and later.verb.shared
         and len(earlier.rows) == len(later.rows) == 1
-        and not (earlier.taken or earlier.pauses or earlier.slow or later.slow)
+        and not (earlier.turn or earlier.pauses or earlier.slow or later.slow)
     )

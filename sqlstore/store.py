@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,7 +67,17 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     that it is over already. An expired value is absent to every verb.
     """
 
-    __slots__ = ("_config", "_delete", "_scope", "_select", "_select_expiry", "_sql", "_table_name", "_upsert")
+    __slots__ = (
+        "_config",
+        "_delete",
+        "_renewal",
+        "_scope",
+        "_select",
+        "_select_expiry",
+        "_sql",
+        "_table_name",
+        "_upsert",
+    )
 
     def __init__(self, config: ConfigT, *, namespace: str | None = "LITESTAR") -> None:
         """Make a store over *config*; nothing is opened yet.
@@ -126,7 +136,9 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         if lifetime is None or lifetime < 0:
             found = await self._call(self._select, row)
         elif not share:
-            found = await self._call(Renewal(self._scope, lifetime), row)
+            if self._renewal.lifetime != lifetime:  # nearly always the same one
+                self._renewal = Renewal(self._scope, lifetime)
+            found = await self._call(self._renewal, row)
         else:
             found = await self._call(self._select, row)
             if found and found[3] is not None and found[3] < lifetime * (1 - share):
@@ -159,7 +171,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     async def set(self, key: str, value: str | bytes, expires_in: float | timedelta | None = None) -> None:
         """Store *value*; a string as UTF-8. A negative lifetime removes the key."""
-        await self.set_many({key: value}, expires_in)
+        lifetime = lifetime_seconds(expires_in)
+        await self._submit(self._write(lifetime), (self._row(key, value, lifetime),))
 
     async def set_many(self, values: Mapping[str, str | bytes], expires_in: float | timedelta | None = None) -> None:
         """Store *values*, all with the same lifetime, in batches that each take effect as a whole."""
@@ -168,11 +181,11 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise TypeError(msg)
         lifetime = lifetime_seconds(expires_in)
         rows = sorted(self._row(key, value, lifetime) for key, value in values.items())
-        await self._call_in_batches(self._delete if lifetime is not None and lifetime < 0 else self._upsert, rows)
+        await self._call_in_batches(self._write(lifetime), rows)
 
     async def delete(self, key: str) -> None:
         """Delete the value; no error if there is none."""
-        await self.delete_many([key])
+        await self._submit(self._delete, (Row(stored_key(key)),))
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Delete the values of *keys*, in batches that each take effect as a whole."""
@@ -323,9 +336,13 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         self._select_expiry = StatementVerb(self._scope, self._sql.select_expiry, write=False)
         self._upsert = StatementVerb(self._scope, self._sql.upsert)
         self._delete = StatementVerb(self._scope, self._sql.delete)
+        self._renewal = Renewal(self._scope, 0)
 
     def _lanes(self) -> Lanes:
         return self._config.of_loop(Lanes)
+
+    def _write(self, lifetime: float | None) -> Verb:
+        return self._delete if lifetime is not None and lifetime < 0 else self._upsert
 
     def _row(self, key: str, value: str | bytes, lifetime: float | None) -> Row:
         data = self._value_to_bytes(value)
@@ -334,7 +351,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise ValueTooLargeError(msg)
         # The version is drawn by the client and random: a counter would start again when a key is deleted and made
         # anew, and a repeated write could not recognise itself.
-        return Row(stored_key(key), data, lifetime, version=secrets.randbits(63))
+        return Row(stored_key(key), data, lifetime, version=int.from_bytes(os.urandom(8), "big") >> 1)
 
     def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
         return self._lanes().submit(Operation(verb, rows, ordered=ordered))

@@ -92,10 +92,11 @@ class PageVerb(StatementVerb):
 class Renewal(StatementVerb):
     """Renew the rows that have an expiry, and read the others."""
 
-    __slots__ = ()
+    __slots__ = ("lifetime",)
 
     def __init__(self, scope: Scope, lifetime: float) -> None:
         super().__init__(scope, scope.sql.renew)
+        self.lifetime = lifetime
         self.kind = (self.kind, lifetime)
 
     @override

@@ -95,7 +95,7 @@ class SqliteConfig(BaseConfig):
             self.pool_config["database"] = str(Path(database).absolute())
 
     @override
-    async def open_store_connection(self) -> SqliteConnection:
+    async def open_store_connection(self, *, writes: bool = True) -> SqliteConnection:
         self._hold_memory()
         connection = SqliteConnection(partial(_connect, self.pool_config, self.pragmas, self.timeout))
         await connection.open()

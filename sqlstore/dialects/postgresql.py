@@ -19,7 +19,19 @@ _NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal
        created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
 _NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE stored.expires_at END"
 
-# = ANY with an array keeps the primary key's index also in a plan made for an empty table; a join with unnest does not.
+# Not unnest joined with the table, for which a plan made while the table is empty reads all of it; nor = ANY, for which
+# such a plan reads the whole namespace: 48 ms instead of 0.1 in a table of 200,000 rows (PostgreSQL 15). OFFSET 0 keeps
+# the planner from making a join of it.
+_FOUND = f"""
+  FROM unnest($2::text[]) AS wanted (session_id)
+ CROSS JOIN LATERAL (
+       SELECT stored.*
+         FROM {{table}} AS stored
+        WHERE stored.namespace = $1
+          AND stored.session_id = wanted.session_id COLLATE "C"
+          AND {_LIVE}
+       OFFSET 0) AS stored"""
+# Right as long as the plan is made for each call.
 _ROWS = "stored.namespace = $1\n   AND stored.session_id = ANY($2)"
 _ROW = "stored.namespace = $1\n   AND stored.session_id = $2"
 
@@ -53,18 +65,12 @@ POSTGRESQL = Dialect(
     largest_value=2**30 - 2**20,  # a field and a message have at most 1 GB
     select=Statement(
         f"""
-SELECT stored.session_id, stored.data, stored.version, {_SECONDS_LEFT}
-  FROM {{table}} AS stored
- WHERE {_ROWS}
-   AND {_LIVE}""",
+SELECT stored.session_id, stored.data, stored.version, {_SECONDS_LEFT}{_FOUND}""",
         ("namespace", "key[]"),
     ),
     select_expiry=Statement(
         f"""
-SELECT stored.session_id, {_SECONDS_LEFT}
-  FROM {{table}} AS stored
- WHERE {_ROWS}
-   AND {_LIVE}""",
+SELECT stored.session_id, {_SECONDS_LEFT}{_FOUND}""",
         ("namespace", "key[]"),
     ),
     renew=Statement(

@@ -156,9 +156,9 @@ async def test_a_write_that_ran_out_of_time_never_lands_after_a_later_delete(
 ) -> None:
     """The server, which would go on with it, is told to stop before the delete is sent."""
     impatient = make_store(timeout=1)
-    await store.set("k", b"old")
-    await _trap(server, store, "IF TG_OP <> 'DELETE' THEN PERFORM pg_sleep(0.35); END IF")  # twice: INSERT or UPDATE
-    first = asyncio.create_task(impatient.set("k", b"new"))
+    await store.set("k", b"old", 1000)
+    await _trap(server, store, "IF TG_OP <> 'DELETE' THEN PERFORM pg_sleep(0.4); END IF")  # a set: INSERT, then UPDATE
+    first = asyncio.create_task(impatient.get("k", renew_for=2000))
     await asyncio.sleep(0)
     with pytest.raises(SQLStoreError):
         await impatient.set("k", b"late")  # begins when the first one ends
@@ -197,7 +197,7 @@ async def test_the_stores_choose_their_session_settings(
         "statement_timeout",
         "application_name",
     ) as settings:
-        assert settings == ["on", "read committed", "250ms", "10s", "sqlstore"]
+        assert settings == ["on", "read committed", "200ms", "10s", "sqlstore"]
 
 
 async def test_the_application_may_add_session_settings(database: str) -> None:

@@ -179,9 +179,9 @@ def interruption(store: Store, make_store: MakeStore, proxy: Proxy, monkeypatch:
     allowed = asyncio.Event()
     allowed.set()
 
-    async def wait_and_open() -> object:
+    async def wait_and_open(*, writes: bool = True) -> object:
         await allowed.wait()
-        return await open_store_connection()
+        return await open_store_connection(writes=writes)
 
     monkeypatch.setattr(unlucky.config, "open_store_connection", wait_and_open)
     return Interruption(store, unlucky, proxy, allowed)

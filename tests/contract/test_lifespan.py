@@ -161,9 +161,9 @@ async def test_the_stores_keep_no_caller_s_context(unused: Store, monkeypatch: p
     seen: list[str] = []
     open_store_connection = unused.config.open_store_connection
 
-    async def look_and_open() -> object:
+    async def look_and_open(*, writes: bool = True) -> object:
         seen.append(_caller.get())
-        return await open_store_connection()
+        return await open_store_connection(writes=writes)
 
     monkeypatch.setattr(unused.config, "open_store_connection", look_and_open)
     _caller.set("the first")

@@ -126,7 +126,7 @@ class Config(BaseConfig):
         self.opened: list[Connection] = []
 
     @override
-    async def open_store_connection(self) -> StoreConnection:
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
         self.opened.append(Connection(self))
         return self.opened[-1]
 
