@@ -313,10 +313,11 @@ class Lanes:
             return [{}]
         merged = [(group[0].verb, _merged(group)) for group in batch]
         results = await connection.run([verb.step(rows) for verb, rows in merged], atomic=first.verb.write)
-        return [
-            await verb.complete(verb.answer(result), rows, connection)
-            for (verb, rows), result in zip(merged, results, strict=True)
-        ]
+        answers: list[Answer] = []
+        for (verb, rows), result in zip(merged, results, strict=True):
+            answer = verb.answer(result)
+            answers.append(await verb.complete(answer, rows, connection) if verb.completes else answer)
+        return answers
 
     def _goes_on(self, operation: Operation) -> bool:
         """Give an operation that works in parts the whole timeout for each; return False if it was abandoned."""

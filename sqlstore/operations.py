@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,6 +53,9 @@ class Verb:
 
     __slots__ = ("everything", "kind", "namespace", "patient", "repeat", "shared", "table", "write")
 
+    completes: ClassVar[bool] = False
+    """The answer may call for another statement, see `complete`."""
+
     def __init__(self, table: str, namespace: str, kind: Hashable, **options: Unpack[VerbOptions]) -> None:
         """Describe the operations; those of one *kind* can share a statement."""
         self.table = table
@@ -72,9 +75,9 @@ class Verb:
         """Return the *rows* that the step answered, by stored key."""
         return {row[0]: row for row in rows}
 
-    async def complete(self, answer: Answer, rows: Sequence[Row], connection: StoreConnection) -> Answer:  # noqa: ARG002
+    async def complete(self, answer: Answer, rows: Sequence[Row], connection: StoreConnection) -> Answer:
         """Run what depends on the *answer*, and return the whole one."""
-        return answer
+        raise NotImplementedError
 
     async def run_everything(self, connection: StoreConnection, goes_on: Callable[[], bool]) -> None:
         """Do the work of a verb that touches everything, in parts before each of which *goes_on* is asked."""

@@ -78,6 +78,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         "_table_name",
         "_upsert",
     )
+    _renewal: Renewal
 
     def __init__(self, config: ConfigT, *, namespace: str | None = "LITESTAR") -> None:
         """Make a store over *config*; nothing is opened yet.
@@ -351,7 +352,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise ValueTooLargeError(msg)
         # The version is drawn by the client and random: a counter would start again when a key is deleted and made
         # anew, and a repeated write could not recognise itself.
-        return Row(stored_key(key), data, lifetime, version=int.from_bytes(os.urandom(8), "big") >> 1)
+        return Row(stored_key(key), data, lifetime, None, int.from_bytes(os.urandom(8), "big") >> 1)
 
     def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
         return self._lanes().submit(Operation(verb, rows, ordered=ordered))

@@ -93,6 +93,7 @@ class Renewal(StatementVerb):
     """Renew the rows that have an expiry, and read the others."""
 
     __slots__ = ("lifetime",)
+    completes = True
 
     def __init__(self, scope: Scope, lifetime: float) -> None:
         super().__init__(scope, scope.sql.renew)

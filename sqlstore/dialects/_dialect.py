@@ -51,23 +51,25 @@ class Statement:
         """Return the step that runs this statement for *rows*."""
         if self.many:
             return Step(self.text, [self._parameters(values, (row,)) for row in rows], many=True)
-        size = 1 << max(len(rows) - 1, 0).bit_length()
-        return Step(_with_list(self.text, self.placeholder, size), self._parameters(values, rows))
+        text = self.text
+        if "{key*}" in text:
+            text = _with_list(text, self.placeholder, 1 << (len(rows) - 1).bit_length())
+        return Step(text, self._parameters(values, rows))
 
     def _parameters(self, values: Mapping[str, object], rows: Sequence[Row]) -> list[object]:
         parameters: list[object] = []
-        for name in self.parameters:
+        for name, field, shape in _fields(self.parameters):
             if name in values:
                 parameters.append(values[name])
-            elif name.endswith("[]"):
-                parameters.append([getattr(row, name[:-2]) for row in rows])
-            elif name.endswith("*"):
+            elif shape == "[]":
+                parameters.append([row[field] for row in rows])
+            elif shape == "*":
                 # Padded to a power of two with the last row, so that a server sees few different texts.
-                listed = [getattr(row, name[:-1]) for row in rows]
+                listed = [row[field] for row in rows]
                 listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
                 parameters += listed
             else:
-                parameters.append(getattr(rows[0], name))
+                parameters.append(rows[0][field])
         return parameters
 
 
@@ -133,6 +135,17 @@ def _for_table(dialect: Dialect, table: str) -> Dialect:
         if isinstance(statement, Statement):
             changes[field.name] = replace(statement, text=statement.text.replace("{table}", table))
     return replace(dialect, **changes)
+
+
+@cache
+def _fields(parameters: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
+    """Return each parameter's name, the place in a `Row` that it would be taken from, and its shape."""
+    found: list[tuple[str, int, str]] = []
+    for parameter in parameters:
+        name = parameter.removesuffix("[]").removesuffix("*")
+        place = Row._fields.index(name) if name in Row._fields else -1
+        found.append((name, place, parameter.removeprefix(name)))
+    return tuple(found)
 
 
 @cache
