@@ -1,7 +1,7 @@
 # Another Python has an environment of its own: make test VENV=.venv-3.13 PYTHON=python3.13
 VENV ?= .venv
 PYTHON ?= python3
-# Options for pytest: make test ARGS="-k sqlite --cov"
+# Options for pytest or the benchmark: make test ARGS="-k sqlite --cov"
 ARGS ?=
 
 # Asked by running it: the shim of a version manager can be on the PATH and yet fail.
@@ -11,7 +11,7 @@ HAS_UV = $(shell uv --version 2>/dev/null)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types docs dist services clean
+.PHONY: help install run test bench lint types docs dist services clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ lint: $(VENV)/installed ## check style and layout with ruff
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 
+bench: $(VENV)/installed ## measure against every peer, and write docs/benchmarks.md: make bench ARGS=--quick
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
 types: $(VENV)/installed ## check types with mypy and pyright, both strict
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
@@ -40,12 +43,12 @@ dist: $(VENV)/installed ## build sdist and wheel, and try the wheel in a bare en
 	$(VENV)/bin/uv build
 	$(VENV)/bin/python tests/dist/check_wheel.py dist/*.whl
 
-services: ## install the database servers that the tests start (Debian or Ubuntu, as root)
+services: ## install what the tests and the benchmark start: servers, wrk, cc (Debian or Ubuntu, as root)
 	.ci/services
 
 clean: ## remove what these targets made
 	rm -rf .venv .venv-* dist docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find sqlstore tests examples docs -name __pycache__ -prune -exec rm -rf {} +
+	find sqlstore tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/installed: pyproject.toml requirements-dev.txt | $(VENV)/bin/uv
 	$(VENV)/bin/uv pip sync --python $(VENV) requirements-dev.txt

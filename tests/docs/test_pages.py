@@ -134,7 +134,7 @@ def test_the_design_says_what_each_dependency_is_for() -> None:
     named = {name for row in table("design.md", "Package") for name in row[0].split(", ")}
     project = PROJECT["project"]
     extras = [name for name in project["optional-dependencies"] if name != "all"]
-    required = [*project["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    required = [*project["dependencies"], *(text for group in PROJECT["dependency-groups"].values() for text in group)]
     required += [text for extra in extras for text in project["optional-dependencies"][extra]]
 
     assert named == {re.split(r"[\[><=; ]", text)[0] for text in required}

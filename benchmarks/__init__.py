@@ -1,0 +1,1 @@
+"""Measure sqlstore against every peer, in one process: ``python -m benchmarks``."""

@@ -1,0 +1,243 @@
+"""What a visitor feels: requests per second through Litestar's session middleware, and what SQL each of them costs.
+
+Every contender's application is up all the time, one uvicorn process each; wrk drives one after the other, in an order
+that rotates from round to round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from . import contenders, results
+from .places import own_directory, own_place
+from .statements import count_on_postgresql, counted_on_postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+Entrant = type[contenders.Contender]
+ENTRANTS: tuple[Entrant, ...] = (
+    contenders.SqlstoreAsyncpg,
+    contenders.SqlstoreSqlite,
+    contenders.LitestarMemory,
+    contenders.LitestarRedis,
+    contenders.LitestarRedisAlways,
+    contenders.LitestarFile,
+    contenders.SqlspecAsyncpg,
+    contenders.SqlspecAiosqlite,
+    contenders.AlchemyAsyncpg,
+)
+CONNECTIONS = 64
+SESSIONS = 4 * CONNECTIONS
+SETTLE = 1
+"""Seconds until requests that wrk left in flight have ended."""
+COUNTED = (
+    "On PostgreSQL: the calls that pg_stat_statements reports for the contender's own database, which are all its "
+    "statements, BEGIN, COMMIT and those that reset a pool's connection among them. On SQLite: what "
+    "sqlite3.Connection.set_trace_callback reports on every connection, BEGIN, COMMIT and each row of an executemany "
+    "among them. Counted in a run of their own, which is not timed, and divided by the requests that wrk saw answered "
+    "or left in flight."
+)
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What wrk reports of one run; latencies in microseconds."""
+
+    requests: int
+    microseconds: int
+    p50: int
+    p99: int
+    errors: int
+
+    @property
+    def requests_per_second(self) -> float:
+        """The throughput."""
+        return self.requests / self.microseconds * 1e6
+
+
+class Application:
+    """A contender's application, in a process of its own."""
+
+    def __init__(self, port: int, directory: Path) -> None:
+        """Know the application on *port* of this machine, whose files are in *directory*."""
+        self._port = port
+        self._cookies = directory / "cookies"
+        self._log = directory / "log"
+
+    def begin_sessions(self) -> None:
+        """Wait until it is up, and let `SESSIONS` visitors come for the first time.
+
+        Raises:
+            RuntimeError: it does not answer; with the end of its log.
+        """
+        try:
+            made = [self.ask("POST", "/")[1].partition(";")[0] for _ in range(SESSIONS)]
+        except (OSError, HTTPException) as error:
+            said = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(said or str(error)) from error
+        self._cookies.write_text("\n".join(made))
+
+    def ask(self, method: str, path: str) -> tuple[str, str]:
+        """Return the body and the cookie of one request's answer."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=30)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            body = response.read().decode()
+            if response.status >= 400:  # noqa: PLR2004 - HTTP's first error
+                raise HTTPException(body)
+            return body, response.getheader("set-cookie", "")
+        finally:
+            connection.close()
+
+    def drive(self, seconds: int) -> Sample:
+        """Let wrk send requests for so long."""
+        script = Path(__file__).with_name("sessions.lua")
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
+        command += [f"http://127.0.0.1:{self._port}/", "--", str(self._cookies)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Sample)
+
+
+def measure(  # noqa: PLR0913 - what is up, where to write, how long, and whom to tell
+    places: Mapping[str, str],
+    missing: Mapping[str, str],
+    directory: Path,
+    *,
+    only: str,
+    rounds: int,
+    seconds: int,
+    progress: Callable[[str], None],
+) -> tuple[list[results.EndToEnd], list[results.Contender]]:
+    """Return what was measured, and who took part. Not for use in an event loop.
+
+    *places* has the DSN of each server that is up, *missing* the reason for each that is not; both by the server's
+    name in `contenders`. Files are made below *directory*. *only* is a pattern of `fnmatch` for the contenders' names.
+    A round takes *seconds* for each of them.
+    """
+    kinds = [kind for kind in ENTRANTS if fnmatchcase(kind.name, only)]
+    skipped = {kind: missing[kind.server] for kind in kinds if kind.server in missing}
+    if not shutil.which("wrk"):
+        skipped = dict.fromkeys(kinds, "no wrk in PATH")
+    with ExitStack() as stack:
+        progress("end to end: the applications start")
+        running = {
+            kind: stack.enter_context(_application(kind, places, directory)) for kind in kinds if kind not in skipped
+        }
+        for kind, application in list(running.items()):
+            progress(f"end to end: {kind.name} warms up")
+            try:
+                application.begin_sessions()
+                application.drive(1)
+            except RuntimeError as error:
+                skipped[kind] = str(error)
+                del running[kind]
+        samples: dict[Entrant, list[Sample]] = {kind: [] for kind in running}
+        for turn in range(rounds if running else 0):
+            order = list(running.items())
+            first = turn % len(order)
+            for kind, application in order[first:] + order[:first]:
+                progress(f"end to end: round {turn + 1} of {rounds}, {kind.name}")
+                samples[kind].append(application.drive(seconds))
+        progress("end to end: statements are counted")
+        rows = [
+            _summary(kind, samples, _statements_per_request(kind, application, places, directory))
+            for kind, application in running.items()
+        ]
+    return rows, [
+        results.Contender(
+            name=kind.name,
+            group=kind.group,
+            part="end to end",
+            durability=kind.durability,
+            skipped=skipped.get(kind, ""),
+        )
+        for kind in kinds
+    ]
+
+
+@contextmanager
+def _application(
+    kind: Entrant, places: Mapping[str, str], directory: Path, *, trace: bool = False
+) -> Generator[Application, None, None]:
+    name = f"{kind.__name__}-{'traced' if trace else 'end-to-end'}"
+    own = own_directory(f"{name}-files", directory)
+    place = asyncio.run(own_place(name, kind.server, places, directory))
+    command = [sys.executable, "-m", "benchmarks.application", kind.name, place, *["--trace"] * trace]
+    with socket.create_server(("127.0.0.1", 0)) as listener, (own / "log").open("wb") as log:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(
+            command,
+            cwd=Path(__file__).parents[1],
+            stdin=listener.fileno(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield Application(port, own)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _statements_per_request(
+    kind: Entrant, application: Application, places: Mapping[str, str], directory: Path
+) -> float | None:
+    """Return the number that `COUNTED` describes; None if the contender has no SQL."""
+    if kind.server == "postgresql":
+        dsn = places[kind.server]
+        count_on_postgresql(dsn, on=True)
+        requests = application.drive(1).requests
+        time.sleep(SETTLE)
+        counted = counted_on_postgresql(dsn, f"{kind.__name__}-end-to-end")
+        count_on_postgresql(dsn, on=False)
+    elif kind.group == "SQLite":
+        with _application(kind, places, directory, trace=True) as traced:
+            traced.begin_sessions()
+            before = int(traced.ask("GET", "/statements")[0])
+            requests = traced.drive(1).requests
+            time.sleep(SETTLE)
+            counted = int(traced.ask("GET", "/statements")[0]) - before
+    else:
+        return None
+    return counted / (requests + CONNECTIONS)  # each connection leaves one request in flight, which ends as well
+
+
+def _summary(kind: Entrant, samples: Mapping[Entrant, list[Sample]], statements: float | None) -> results.EndToEnd:
+    own = samples[kind]
+    return results.EndToEnd(
+        contender=kind.name,
+        connections=CONNECTIONS,
+        requests_per_second=median(sample.requests_per_second for sample in own),
+        p50=median(sample.p50 for sample in own) / 1e6,
+        p99=median(sample.p99 for sample in own) / 1e6,
+        errors=sum(sample.errors for sample in own),
+        rounds=len(own),
+        ratios={
+            other.name: median(
+                mine.requests_per_second / theirs.requests_per_second
+                for mine, theirs in zip(own, samples[other], strict=True)
+            )
+            for other in samples
+            if other is not kind
+        },
+        statements_per_request=statements,
+    )
