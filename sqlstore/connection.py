@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows = Sequence[Sequence[Any]]
 
-__all__ = ("THREADS", "StoreConnection", "ThreadConnection")
+__all__ = ("StoreConnection", "ThreadConnection", "started_threads")
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class StoreConnection(ABC):
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
         """Run *steps* and return the rows of each; *atomic*, they are one transaction.
 
+        Several atomic steps come only where the config has `transactions`.
         Raises the driver's own exceptions, which the config's `classify` tells apart.
         """
 
@@ -71,7 +72,7 @@ class ThreadConnection(StoreConnection):
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        # A daemon, because whoever ends a program does not wait for a store; `_close_all` does what is needed.
+        # A daemon, because other threads are joined before anything can tell this one to end; `_close_all` does.
         self._thread = Thread(target=_work, args=(self._jobs,), name="sqlstore", daemon=True)
         self._pending: asyncio.Future[Any] | None = None
         self._closed = False
@@ -79,6 +80,8 @@ class ThreadConnection(StoreConnection):
         """The caller of what still runs has been told that it has no answer."""
         self._ended: Future[None] = Future()
         """The driver's connection has been closed."""
+        self._ended.set_running_or_notify_cancel()  # a waiter that is cancelled cannot cancel it
+        self._lock = Lock()
 
     @abstractmethod
     def _connect(self) -> None:
@@ -107,7 +110,7 @@ class ThreadConnection(StoreConnection):
         Raises the driver's own exceptions.
         """
         self._thread.start()
-        THREADS.add(self)
+        _THREADS[id(self)] = self
         try:
             await self._hop(self._connect)
         except BaseException:
@@ -142,10 +145,13 @@ class ThreadConnection(StoreConnection):
         self._thread.join()
 
     def _end(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._jobs.put(partial(_do, self._disconnect, self._disconnected))
-            self._jobs.put(None)
+        if self._closed:  # before the lock, which a forked child may have inherited locked
+            return
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(partial(_do, self._disconnect, self._disconnected))
+                self._jobs.put(None)
 
     def _disconnected(self, _: None, error: BaseException | None) -> None:
         if error is None:
@@ -154,13 +160,14 @@ class ThreadConnection(StoreConnection):
             self._ended.set_exception(error)
 
     async def _hop(self, function: Callable[[], T]) -> T:
-        if self._closed:
-            msg = "the connection was closed before the statement was sent"
-            raise ContentionError(msg)
         loop = asyncio.get_running_loop()
         pending: asyncio.Future[T] = loop.create_future()
-        self._pending = pending
-        self._jobs.put(partial(_do, function, partial(_answer, loop, pending)))
+        with self._lock:  # the end may come from any thread
+            if self._closed:
+                msg = "the connection was closed before the statement was sent"
+                raise ContentionError(msg)
+            self._pending = pending
+            self._jobs.put(partial(_do, function, partial(_answer, loop, pending)))
         try:
             return await pending
         except asyncio.CancelledError:
@@ -204,13 +211,19 @@ def _settle(pending: asyncio.Future[Any], result: object, error: BaseException |
         pending.set_exception(error)
 
 
-THREADS: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
+_THREADS: weakref.WeakValueDictionary[int, ThreadConnection] = weakref.WeakValueDictionary()
 """Those whose thread was started."""
+
+
+def started_threads() -> list[ThreadConnection]:
+    """Return the connections whose thread was started, by any thread."""
+    # One step of the interpreter, where iterating would meet what another thread adds.
+    return [connection for reference in _THREADS.valuerefs() if (connection := reference()) is not None]
 
 
 def _close_all() -> None:
     """Commit or roll back what runs, before the program ends and cuts it off."""
-    for connection in list(THREADS):
+    for connection in started_threads():
         connection.close_at_once()
 
 

@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .exceptions import (
     ConnectionLostError,
@@ -32,7 +32,7 @@ from .operations import BATCH_BYTES, BATCH_ROWS, Repeat
 from .order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from .config import BaseConfig
     from .connection import StoreConnection
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ("Lanes", "translate")
 
 IDLE_SECONDS = 60.0
-"""How long a connection beyond a lane's first stays open unused."""
+"""How long a connection stays open unused, apart from the first for reads and the first for writes."""
 LOST_ATTEMPTS = 3
 """How often an operation may lose its connection: a statement that crashes the server must not do it for ever."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
@@ -52,9 +52,11 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 class _Lane:
     """Operations that are ready, and the connections that serve them."""
 
-    def __init__(self, limit: int, *, transactions: bool, writes: bool = True) -> None:
+    def __init__(self, limit: int, *, transactions: bool, writes: bool = True, keep: int = 1) -> None:
         self.limit = limit
         self.writes = writes
+        self.keep = keep
+        """So many connections stay open unused."""
         self.transactions = transactions
         """A batch is all that is ready, in one transaction, and not just what shares a statement."""
         self.ready: dict[object, deque[Operation]] = {}
@@ -75,6 +77,10 @@ class _Lane:
             self.ready[key] = deque((operation,))
         else:
             group.append(operation)
+
+    def wanted(self) -> bool:
+        """Return whether there is a caller who has not gone away."""
+        return any(not operation.future.done() for group in self.ready.values() for operation in group)
 
     def take(self) -> list[list[Operation]]:
         """Take the next batch: groups that each share a statement."""
@@ -120,7 +126,9 @@ class Lanes:
         self._reads = _Lane(config.readers, transactions=config.transactions, writes=False)
         self._writes = _Lane(1, transactions=config.transactions)
         # What shares no statement, is large, touches everything, or waits for somebody's lock.
-        self._single_writes = _Lane(config.writers - 1, transactions=False) if config.writers > 1 else self._writes
+        self._single_writes = self._writes
+        if config.writers > 1:
+            self._single_writes = _Lane(config.writers - 1, transactions=False, keep=0)
         self._lanes = {self._reads, self._writes, self._single_writes}
         self._watch: asyncio.TimerHandle | None = None
         self._drained: list[asyncio.Future[None]] = []
@@ -148,6 +156,7 @@ class Lanes:
             self._drained.append(drained)
             # Each operation ends by its own deadline; this bound is for those that others keep adding.
             await asyncio.wait([drained], timeout=self._timeout)
+        await asyncio.sleep(0)  # a worker that waits for the end of its tick still has its connection
         idle = [connection for lane in self._lanes for connection, _ in lane.idle]
         for lane in self._lanes:
             lane.idle.clear()
@@ -166,7 +175,6 @@ class Lanes:
     # Running
 
     def _make_ready(self, operation: Operation) -> None:
-        operation.turn = None
         if not operation.verb.write:
             lane = self._reads
         elif operation.slow or not operation.verb.shared:
@@ -216,7 +224,7 @@ class Lanes:
         else:
             worker = self._loop.create_task(self._work(lane), context=context)
         if not worker.done():
-            lane.workers.add(worker)
+            lane.workers.add(worker)  # itself it does so when it begins
             worker.add_done_callback(partial(self._worker_ended, lane))
 
     def _worker_ended(self, lane: _Lane, worker: asyncio.Task[None]) -> None:
@@ -228,28 +236,29 @@ class Lanes:
         """Run what is ready, one batch after the other, over one connection."""
         connection: StoreConnection | None = None
         batch: list[list[Operation]] = []
+        worker = cast("asyncio.Task[None]", asyncio.current_task())
+        # An eager one takes its first step before anybody else knows it, and must not start another for its lane.
+        lane.workers.add(worker)
         try:
             while lane.ready:
-                batch = self._still_wanted(lane.take())
-                if not batch:
+                connection = await self._connect(lane, connection)
+                # Taken only now, so that who came or went away meanwhile is part of it or is not.
+                batch = self._still_wanted(lane.take()) if connection is not None else []
+                if connection is None or not batch:
                     continue
-                if connection is None or connection.closed:
-                    connection = await self._connect(lane, batch)
-                if connection is not None:
-                    await self._attempt(batch, connection)
+                await self._attempt(batch, connection)
                 lane.busy = len(batch) > 1 or len(batch[0]) > 1
                 batch = []
                 if lane.busy:
                     await asyncio.sleep(0)  # those who have just been answered may join the next batch
         except asyncio.CancelledError:
             # No caller can cancel this task: the loop is being shut down.
-            self._give_up_all(operation for operation in chain(*batch) if operation in self._unfinished)
+            await self._give_up_batch(batch, connection)
             raise
         finally:
-            if (worker := asyncio.current_task()) is not None:
-                # Not only in the callback, which comes a tick later: until then nobody would serve the lane.
-                lane.workers.discard(worker)
-            if connection is not None and not connection.closed:
+            # Not only in the callback, which comes a tick later: until then nobody would serve the lane.
+            lane.workers.discard(worker)
+            if connection is not None and _is_open(connection):
                 lane.idle.append((connection, self._loop.time()))
                 self._plan_closing(lane)
 
@@ -259,7 +268,7 @@ class Lanes:
         for group in batch:
             live: list[Operation] = []
             for operation in group:
-                if operation.ahead is not None and self._order.postpone(operation):
+                if self._order.postpone(operation):
                     operation.turn = None
                 elif operation.future.done():
                     self._finish(operation)
@@ -269,17 +278,28 @@ class Lanes:
                 wanted.append(live)
         return wanted
 
-    async def _connect(self, lane: _Lane, batch: list[list[Operation]]) -> StoreConnection | None:
+    async def _connect(self, lane: _Lane, current: StoreConnection | None) -> StoreConnection | None:
+        """Return an open connection; None if nobody waits for one, or those who do have been told that it failed."""
+        if current is not None and _is_open(current):
+            return current
+        if not lane.wanted():
+            self._still_wanted(lane.take())
+            return None
         while lane.idle:
             connection, _ = lane.idle.pop()
-            if not connection.closed:
+            if _is_open(connection):
                 return connection
-            connection.kill()
+        began = self._loop.time()
         try:
-            return await self._config.open_store_connection(writes=lane.writes)
+            async with asyncio.timeout(self._timeout):
+                return await self._config.open_store_connection(writes=lane.writes)
         except Exception as error:  # noqa: BLE001 - it becomes the callers'
-            for operation in chain(*batch):
-                self._failed(operation, error, sent=False)
+            for operation in chain(*self._still_wanted(lane.take())):
+                if operation.deadline <= began + self._timeout:
+                    self._failed(operation, error, connecting=True)
+                else:  # it came meanwhile, and may have better luck
+                    operation.turn = None
+                    self._make_ready(operation)
             return None
 
     async def _attempt(self, batch: list[list[Operation]], connection: StoreConnection) -> None:
@@ -289,45 +309,63 @@ class Lanes:
         try:
             answers = await self._run(batch, connection)
         except Exception as error:  # noqa: BLE001 - it becomes the callers'
-            members = [*chain(*batch)]
-            for operation in members:
-                operation.connection = None
-            if isinstance(translate(error, self._config, members[0].verb.table), ConnectionLostError):
-                connection.kill()
-                if members[0].verb.write:
-                    await self._bury(connection)
-            took = self._loop.time() - started
-            for operation in members:
-                self._failed(operation, error, sent=True, took=took, shared=len(members) > 1)
+            await self._attempt_failed([*chain(*batch)], error, connection, started)
             return
+        failed: list[tuple[list[Operation], Exception]] = []
         for group, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                failed.append((group, answer))
+                continue
             for operation in group:
                 operation.connection = None
                 self._answered(operation, answer)
+        for group, failure in failed:
+            await self._attempt_failed(group, failure, connection, started)
 
-    async def _run(self, batch: list[list[Operation]], connection: StoreConnection) -> list[Answer]:
-        """Run the statement of each group, all in one transaction, and return what each answered."""
-        first = batch[0][0]
-        if first.verb.everything:
-            await first.verb.run_everything(connection, partial(self._goes_on, first))
-            return [{}]
+    async def _attempt_failed(
+        self, members: list[Operation], error: Exception, connection: StoreConnection, started: float
+    ) -> None:
+        lost = isinstance(translate(error, self._config, members[0].verb.table), ConnectionLostError)
+        for operation in members:
+            operation.connection = None
+            operation.ambiguous |= lost
+        if lost:
+            connection.kill()
+            if members[0].verb.write:
+                await self._bury(connection)
+        took = self._loop.time() - started
+        for operation in members:
+            self._failed(operation, error, took=took, shared=len(members) > 1)
+
+    async def _run(self, batch: list[list[Operation]], connection: StoreConnection) -> list[Answer | Exception | None]:
+        """Run the statement of each group, all in one transaction, and return what each answered.
+
+        None stands for a group that has more to do, an exception for one that failed when the others were done.
+        """
+        first = batch[0][0].verb
+        if first.everything:
+            return [None if await first.run_part(connection) else {}]
         merged = [(group[0].verb, _merged(group)) for group in batch]
-        results = await connection.run([verb.step(rows) for verb, rows in merged], atomic=first.verb.write)
-        answers: list[Answer] = []
+        results = await connection.run([verb.step(rows) for verb, rows in merged], atomic=first.write)
+        answers: list[Answer | Exception | None] = []
         for (verb, rows), result in zip(merged, results, strict=True):
-            answer = verb.answer(result)
-            answers.append(await verb.complete(answer, rows, connection) if verb.completes else answer)
+            answer: Answer | Exception = verb.answer(result)
+            if verb.completes:
+                try:
+                    answer = await verb.complete(verb.answer(result), rows, connection)
+                except Exception as error:  # noqa: BLE001 - the others are committed, and must not run again
+                    answer = error
+            answers.append(answer)
         return answers
 
-    def _goes_on(self, operation: Operation) -> bool:
-        """Give an operation that works in parts the whole timeout for each; return False if it was abandoned."""
-        if operation.future.done():
-            return False
-        del self._unfinished[operation]
-        self._start_deadline(operation)
-        return True
-
-    def _answered(self, operation: Operation, answer: Answer) -> None:
+    def _answered(self, operation: Operation, answer: Answer | None) -> None:
+        if answer is None:
+            # It gets the whole timeout for its next part, before which those have their turn who came meanwhile.
+            del self._unfinished[operation]
+            self._start_deadline(operation)
+            operation.turn = None
+            self._make_ready(operation)
+            return
         if operation.ambiguous and operation.verb.repeat is Repeat.RECOGNISED and not answer:
             operation.settle(_outcome_unknown("the connection was lost, and another value is there,"))
         else:
@@ -337,7 +375,13 @@ class Lanes:
     # Faults
 
     def _failed(
-        self, operation: Operation, cause: Exception, *, sent: bool, took: float = 0.0, shared: bool = False
+        self,
+        operation: Operation,
+        cause: Exception,
+        *,
+        connecting: bool = False,
+        took: float = 0.0,
+        shared: bool = False,
     ) -> None:
         """Try again later, or hand the error to the caller.
 
@@ -346,6 +390,8 @@ class Lanes:
         """
         verb = operation.verb
         error = translate(cause, self._config, verb.table)
+        # A database that takes all in one transaction has locks that are in the way of all.
+        shared &= not (self._config.transactions and isinstance(error, ContentionError))
         pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
         again = shared
         if isinstance(error, ContentionError):
@@ -354,19 +400,20 @@ class Lanes:
             again = shared or (verb.patient and self._loop.time() + pause + took < operation.deadline)
         elif isinstance(error, ConnectionLostError):
             operation.losses += 1
-            operation.ambiguous |= sent
             again = operation.losses < LOST_ATTEMPTS
             again &= not (operation.ambiguous and verb.repeat is Repeat.NEVER)
-        if not sent and type(error) in {SQLStoreError, ConnectionLostError}:  # it is the connecting that failed
-            error = UnavailableError(f"{_ADVICE[UnavailableError]} ({type(cause).__name__}: {cause})")
-        if operation.ambiguous and verb.write and not isinstance(error, ContentionError):
+        if connecting:
+            error = translate(cause, self._config, verb.table, connecting=True)
+        if error is cause:  # each caller gets an exception of its own
+            error = type(error)(*error.args)
+        if operation.ambiguous and verb.write and (verb.patient or not isinstance(error, ContentionError)):
             error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
-        error.__cause__ = cause if cause is not error else cause.__cause__
+        error.__cause__ = cause.__cause__ if type(error) is type(cause) else cause
         if not again:
             operation.settle(error)
         operation.turn = None
         operation.slow |= shared
-        if operation.ahead is not None and self._order.postpone(operation):
+        if self._order.postpone(operation):
             return
         if operation.future.done():
             self._finish(operation)
@@ -419,24 +466,35 @@ class Lanes:
         if operation.connection is not None:
             operation.connection.kill()
 
-    def _give_up_all(self, operations: Iterable[Operation]) -> None:
-        for operation in operations:
+    async def _give_up_batch(self, batch: list[list[Operation]], connection: StoreConnection | None) -> None:
+        members = [operation for operation in chain(*batch) if operation in self._unfinished]
+        for operation in members:
             self._give_up(operation, "the event loop is shutting down")
+        if connection is not None and members and members[0].verb.write:
+            await self._bury(connection)
+        for operation in members:
             self._finish(operation)
 
     # Idle connections
 
     def _plan_closing(self, lane: _Lane) -> None:
-        if len(lane.idle) > 1 and lane.closing is None:
+        if len(lane.idle) > lane.keep and lane.closing is None:
             lane.closing = self._loop.call_later(IDLE_SECONDS, self._close_idle, lane)
 
     def _close_idle(self, lane: _Lane) -> None:
         lane.closing = None
-        while len(lane.idle) > 1 and lane.idle[0][1] <= self._loop.time() - IDLE_SECONDS:
+        while len(lane.idle) > lane.keep and lane.idle[0][1] <= self._loop.time() - IDLE_SECONDS:
             closing = self._loop.create_task(lane.idle.pop(0)[0].close(), context=contextvars.Context())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
         self._plan_closing(lane)
+
+
+def _is_open(connection: StoreConnection) -> bool:
+    if connection.closed:
+        connection.kill()  # the server may have closed it, and the driver not yet
+        return False
+    return True
 
 
 def _merged(group: list[Operation]) -> Sequence[Row]:
@@ -462,11 +520,13 @@ _ADVICE: dict[type[SQLStoreError], str] = {
 }
 
 
-def translate(error: Exception, config: BaseConfig, table: str) -> SQLStoreError:
+def translate(error: Exception, config: BaseConfig, table: str, *, connecting: bool = False) -> SQLStoreError:
     """Return our exception for the driver's *error*, which becomes its cause."""
     if isinstance(error, SQLStoreError):
         return error
     kind = config.classify(error)
+    if connecting and kind in {SQLStoreError, ConnectionLostError}:  # whatever the driver calls it
+        kind = UnavailableError
     advice = _ADVICE.get(kind, "the database refused the statement").format(table=table)
     translated = kind(f"{advice} ({type(error).__name__}: {error})")
     translated.__cause__ = error

@@ -115,7 +115,10 @@ class _Migration:
             await asyncio.sleep(0.02)
 
     async def _attempt(self, statements: Sequence[str], *, when_there: bool) -> None:
-        self._connection = await self._config.open_store_connection()
+        try:
+            self._connection = await self._config.open_store_connection()
+        except Exception as error:
+            raise translate(error, self._config, self._table, connecting=True) from error
         try:
             if await self._is_there() is when_there:
                 await self._apply(statements, when_there=when_there)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from .connection import StoreConnection
     from .dialects import Row, Step
@@ -79,8 +79,8 @@ class Verb:
         """Run what depends on the *answer*, and return the whole one."""
         raise NotImplementedError
 
-    async def run_everything(self, connection: StoreConnection, goes_on: Callable[[], bool]) -> None:
-        """Do the work of a verb that touches everything, in parts before each of which *goes_on* is asked."""
+    async def run_part(self, connection: StoreConnection) -> bool:
+        """Do the next part of what a verb that touches everything has to do; return whether there is more."""
         raise NotImplementedError
 
     def covers(self, other: Verb) -> bool:

@@ -99,7 +99,7 @@ class Order:
     def postpone(self, operation: Operation) -> bool:
         """Make *operation*, which was to run now, wait for the one ahead if that is not part of the same batch."""
         ahead = operation.ahead
-        if ahead not in self.unfinished:
+        if ahead is None or ahead not in self.unfinished:
             return False
         if ahead.turn is operation.turn is not None and not operation.future.done():
             return False

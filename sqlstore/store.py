@@ -28,7 +28,7 @@ from .names import (
     validate_table_name,
 )
 from .operations import BATCH_BYTES, BATCH_ROWS, Operation, Repeat
-from .verbs import DeleteAll, PageVerb, Renewal, Scope, StatementVerb, Touch, by_namespace
+from .verbs import DeleteAll, PageVerb, Renewal, Scope, StatementVerb, by_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -127,8 +127,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     async def get(self, key: str, renew_for: float | timedelta | None = None) -> bytes | None:
         """Return the value, or None; with *renew_for*, move its expiry there in the same step.
 
-        A value without expiry keeps none, and a renewal never brings an expiry closer. The option ``renew_after``
-        leaves out the renewals of values that still have most of *renew_for* before them.
+        A value without expiry keeps none, and a renewal never brings an expiry closer. With the option
+        ``renew_after`` it reads first, and leaves out the renewals of what still has most of *renew_for* before it.
         """
         stored = stored_key(key)
         lifetime = lifetime_seconds(renew_for)
@@ -144,7 +144,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             found = await self._call(self._select, row)
             if found and found[3] is not None and found[3] < lifetime * (1 - share):
                 # Only what was read: a value that was set meanwhile keeps its own lifetime.
-                await self._call(Touch(self._scope, lifetime), row._replace(version=found[2]))
+                touch = StatementVerb(self._scope, self._sql.touch, lifetime=lifetime)
+                await self._call(touch, row._replace(version=found[2]))
         return found[1] if found else None
 
     async def exists(self, key: str) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .dialects import Dialect, Statement, Step
     from .operations import Answer, Rows, VerbOptions
 
-__all__ = ("DeleteAll", "PageVerb", "Renewal", "Scope", "StatementVerb", "Touch", "by_namespace")
+__all__ = ("DeleteAll", "PageVerb", "Renewal", "Scope", "StatementVerb", "by_namespace")
 
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -67,9 +67,11 @@ class StatementVerb(Verb):
         scope: Scope,
         statement: Statement,
         values: Mapping[str, object] = _NOTHING,
+        lifetime: float | None = None,
         **options: Unpack[VerbOptions],
     ) -> None:
-        super().__init__(scope.table, scope.path, id(statement), **options)
+        """Describe the operations; those with another *lifetime* share nothing, if it is one for the statement."""
+        super().__init__(scope.table, scope.path, (id(statement), lifetime), **options)
         self._scope = scope
         self._statement = statement
         self._values = values
@@ -96,9 +98,8 @@ class Renewal(StatementVerb):
     completes = True
 
     def __init__(self, scope: Scope, lifetime: float) -> None:
-        super().__init__(scope, scope.sql.renew)
+        super().__init__(scope, scope.sql.renew, lifetime=lifetime)
         self.lifetime = lifetime
-        self.kind = (self.kind, lifetime)
 
     @override
     async def complete(self, answer: Answer, rows: Sequence[Row], connection: StoreConnection) -> Answer:
@@ -115,36 +116,26 @@ class Renewal(StatementVerb):
         return whole
 
 
-class Touch(StatementVerb):
-    """Renew the rows that have been read before."""
-
-    __slots__ = ()
-
-    def __init__(self, scope: Scope, lifetime: float) -> None:
-        super().__init__(scope, scope.sql.touch)
-        self.kind = (self.kind, lifetime)
-
-
 class DeleteAll(Verb):
-    """Delete everything under the namespace, page by page."""
+    """Delete everything under the namespace, page by page: made anew for each call."""
 
-    __slots__ = ("_scope",)
+    __slots__ = ("_after", "_scope")
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope.table, scope.path, None, everything=True)
         self._scope = scope
+        self._after: Sequence[str] = (scope.path, "")
 
     @override
-    async def run_everything(self, connection: StoreConnection, goes_on: Callable[[], bool]) -> None:
-        after: Sequence[str] = (self._scope.path, "")
-        while goes_on():
-            values = self._scope.page(after, BATCH_ROWS)
-            [page] = await connection.run([self._scope.bind(self._scope.sql.walk, (), values)], atomic=False)
-            for namespace, rows in by_namespace(page):
-                await connection.run([self._scope.bind(self._scope.sql.delete, rows, {"namespace": namespace})])
-            if len(page) < BATCH_ROWS:
-                return
-            after = page[-1][:2]
+    async def run_part(self, connection: StoreConnection) -> bool:
+        values = self._scope.page(self._after, BATCH_ROWS)
+        [page] = await connection.run([self._scope.bind(self._scope.sql.walk, (), values)], atomic=False)
+        for namespace, rows in by_namespace(page):
+            await connection.run([self._scope.bind(self._scope.sql.delete, rows, {"namespace": namespace})])
+        if len(page) < BATCH_ROWS:
+            return False
+        self._after = page[-1][:2]
+        return True
 
 
 def by_namespace(page: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Row]]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig, refuse_unknown
-from ..connection import THREADS, ThreadConnection
+from ..connection import ThreadConnection, started_threads
 from ..dialects import SQLITE
 from ..exceptions import (
     ConnectionLostError,
@@ -198,7 +198,7 @@ class SqliteConnection(ThreadConnection):
 # follow: a child that opens the file again would believe to hold a lock that only its parent has, and either could
 # delete the other's WAL (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
 def _close_before_fork() -> None:
-    for connection in list(THREADS):
+    for connection in started_threads():
         if isinstance(connection, SqliteConnection):
             connection.close_at_once()
 

@@ -133,13 +133,13 @@ async def test_idle_connections_close(
     """A burst opens up to 6 connections; one for reads and one for writes stay."""
     monkeypatch.setattr(lanes, "IDLE_SECONDS", 0.5)
     keys = [f"k{number}" for number in range(20)]
-    await asyncio.gather(*(unused.set(key, bytes(300_000)) for key in keys))
+    await asyncio.gather(unused.set("small", b"v"), *(unused.set(key, bytes(300_000)) for key in keys))
     await asyncio.gather(*map(unused.get, keys))
     opened = await connections()
     await until(lambda: _at_most(2, connections))
     kept = await connections()
     await asyncio.sleep(0.6)
-    await unused.incr("n")
+    await unused.set("n", b"v")
     await unused.get("n")
 
     if adapter.networked:  # SQLite has one writer, and a reader who waits for nobody
