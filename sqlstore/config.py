@@ -49,7 +49,7 @@ class BaseConfig(ABC):
     dialect: ClassVar[Dialect]
     readers: int = 2
     """Store connections for reads, per event loop."""
-    writers: int = 3
+    writers: int = 4
     """Store connections for writes, per event loop: one for batches, the others for what must not hold them up."""
     transactions: ClassVar[bool] = False
     """Several statements in one transaction cost little more than one."""

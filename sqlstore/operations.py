@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .dialects import Row, Step
     from .exceptions import ContentionError
 
-__all__ = ("BATCH_BYTES", "BATCH_ROWS", "Answer", "Operation", "Repeat", "Rows", "Verb", "VerbOptions")
+__all__ = ("BATCH_BYTES", "BATCH_ROWS", "LARGE_BYTES", "Answer", "Operation", "Repeat", "Rows", "Verb", "VerbOptions")
 
 Rows: TypeAlias = "Sequence[Sequence[Any]]"
 Answer: TypeAlias = "Mapping[str, Sequence[Any]]"
@@ -21,6 +21,8 @@ Answer: TypeAlias = "Mapping[str, Sequence[Any]]"
 
 BATCH_ROWS, BATCH_BYTES = 256, 256 * 1024
 """What one statement holds at most, unless a single value is larger."""
+LARGE_BYTES = 64 * 1024
+"""What has more is written by itself where there are several connections: the server can then work on some at once."""
 
 
 class Repeat(enum.Enum):
@@ -122,7 +124,7 @@ class Operation:
         self.ordered = ordered
         self.size = sum([len(row.data) for row in rows if row.data])
         """Bytes."""
-        self.slow = verb.everything or self.size > BATCH_BYTES
+        self.slow = verb.everything
         """It shares nothing with others, and must not hold them up."""
 
         self.future: asyncio.Future[Answer]

@@ -107,7 +107,7 @@ class AsyncpgConfig(BaseConfig):
         """Keep the settings; nothing is opened yet.
 
         *pool_config* is what `asyncpg.create_pool` takes: ``dsn``, or ``host``, ``port``, ``user``, ``password``,
-        ``database``, and so on. Instead, *pool_instance* is the application's own pool: the stores keep up to 5 of
+        ``database``, and so on. Instead, *pool_instance* is the application's own pool: the stores keep up to 6 of
         its connections, leave at least 2 to the application, and never close it. Close the stores before the pool,
         which waits for its connections.
 

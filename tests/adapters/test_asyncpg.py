@@ -247,7 +247,7 @@ async def _pooled(
 
 @pytest.mark.parametrize("size", [4, 7, 20])
 async def test_a_pool_is_shared_with_its_application(store: Store, database: str, size: int) -> None:
-    """The stores keep at most 5 of its connections, at least 2 are left, and none is taken twice."""
+    """The stores keep at most 6 of its connections, at least 2 are left, and none is taken twice."""
     async with _pooled(database, store, size) as (pool, pooled):
         for _ in range(2):
             await asyncio.gather(*(pooled.incr(f"k{number}") for number in range(30)))

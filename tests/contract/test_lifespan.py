@@ -311,7 +311,7 @@ pause()
     "a loop that ends while calls are under way": """
 async def leave():
     # Connects: asyncpg itself complains of a connection that is cancelled while it is made.
-    await asyncio.gather(*(store.set(f"k{number}", b"v") for number in range(10)))
+    await asyncio.gather(*(store.set(f"k{number}", bytes(100_000)) for number in range(10)))
     calls = [asyncio.create_task(store.set(f"k{number}", bytes(100_000))) for number in range(50)]
     await asyncio.sleep(0.01)
 

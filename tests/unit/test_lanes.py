@@ -12,14 +12,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from sqlstore import BaseConfig, ConnectionLostError, ContentionError, OutcomeUnknownError, SQLStoreError
+from sqlstore import (
+    BaseConfig,
+    ConnectionLostError,
+    ContentionError,
+    OutcomeUnknownError,
+    SQLStoreError,
+    UnavailableError,
+    lanes,
+)
 from sqlstore.connection import StoreConnection
 from sqlstore.dialects import SQLITE, Row, Step
 from sqlstore.lanes import LOST_ATTEMPTS, Lanes
 from sqlstore.operations import BATCH_BYTES, BATCH_ROWS, Operation, Repeat, Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from sqlstore.operations import Answer
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class Call:
     """Of each key's value, in bytes."""
     duration: int = 0
     """In turns of the loop."""
+    seconds: float = 0
+    """Beside its turns."""
     faults: Sequence[type[SQLStoreError]] = ()
     cancelled_after: int | None = None
     """In turns of the loop."""
@@ -70,10 +82,25 @@ class CallVerb(Verb):
         return Step("", rows)
 
     @override
-    async def run_everything(self, connection: StoreConnection, goes_on: Callable[[], bool]) -> None:
-        while goes_on():
-            await connection.run([Step("")])
-            return
+    async def run_part(self, connection: StoreConnection) -> bool:
+        await connection.run([Step("")])
+        return False
+
+
+class CompletedVerb(CallVerb):
+    """A verb with a second statement, which fails at first."""
+
+    completes = True
+
+    def __init__(self, call: Call, fault: type[SQLStoreError]) -> None:
+        super().__init__(call)
+        self._faults = [fault]
+
+    @override
+    async def complete(self, answer: Answer, rows: Sequence[Row], connection: StoreConnection) -> Answer:
+        if self._faults:
+            raise self._faults.pop()
+        return answer
 
 
 class Attempt(NamedTuple):
@@ -113,12 +140,16 @@ class Connection(StoreConnection):
     @override
     async def bury(self) -> None:
         assert self._closed
+        await asyncio.sleep(self._config.burial)
+        self._config.run.burials.append(self._config.run.tick())
 
 
 class Config(BaseConfig):
     """A config whose connections open at once."""
 
     dialect = SQLITE
+    burial = 0.0
+    """How long it takes, in seconds."""
 
     def __init__(self, run: Run, timeout: float = 10) -> None:
         super().__init__({}, (), {"litestar": {"timeout": timeout}})
@@ -143,6 +174,29 @@ class OneConnection(Config):
     transactions = True
 
 
+class Unreachable(Config):
+    """A database to which nobody can connect."""
+
+    @override
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        await asyncio.sleep(0)
+        msg = "nobody listens"
+        raise UnavailableError(msg)
+
+
+class Slow(Config):
+    """A database that lets nobody connect until it is told to, one by one."""
+
+    def __init__(self, run: Run, timeout: float) -> None:
+        super().__init__(run, timeout)
+        self.places = asyncio.Semaphore(0)
+
+    @override
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        await self.places.acquire()
+        return await super().open_store_connection(writes=writes)
+
+
 class Run:
     """Calls under way, and what was seen of them."""
 
@@ -151,14 +205,16 @@ class Run:
         self.lanes = Lanes(self.config)
         self.attempts: list[Attempt] = []
         self.calls: list[tuple[Call, Operation]] = []
+        self.burials: list[int] = []
+        """When each ended."""
         self._time = 0
 
-    def submit(self, call: Call) -> asyncio.Future[Any]:
+    def submit(self, call: Call, verb: Verb | None = None) -> asyncio.Future[Any]:
         """Submit *call*, whose rows have its number for a version."""
         number = len(self.calls)
         data = b"x" * call.size if call.size else None
         rows = [Row(key, data, version=number) for key in sorted(call.keys or ())]
-        operation = Operation(CallVerb(call), rows)
+        operation = Operation(verb or CallVerb(call), rows)
         self.calls.append((call, operation))
         return self.lanes.submit(operation)
 
@@ -168,12 +224,13 @@ class Run:
         members = [self.calls[number][0] for number in numbers]
         tries = [len(self.attempts_of(number)) for number in numbers]
         rows = [row for step in steps for row in step.parameters]
-        begin = self._tick()
-        for _turn in range(1 + max(call.duration for call in members)):
+        begin = self.tick()
+        for _turn in range(max(call.duration for call in members)):
             await asyncio.sleep(0)
+        await asyncio.sleep(max(call.seconds for call in members))
         pairs = zip(members, tries, strict=True)
         fault = next((call.faults[tried] for call, tried in pairs if tried < len(call.faults)), None)
-        self.attempts.append(Attempt(numbers, rows, begin, self._tick(), fault))
+        self.attempts.append(Attempt(numbers, rows, begin, self.tick(), fault))
         if fault is not None:
             raise fault
         return [[(row.key, row.version) for row in step.parameters] for step in steps]
@@ -182,7 +239,8 @@ class Run:
         """Return the attempts in which a call had a part."""
         return [attempt for attempt in self.attempts if number in attempt.calls]
 
-    def _tick(self) -> int:
+    def tick(self) -> int:
+        """Return the time, which is another one each time."""
         self._time += 1
         return self._time
 
@@ -303,6 +361,31 @@ async def test_what_fails_in_company_is_tried_alone(config_type: type[Config]) -
     assert all(len(attempt.calls) == 1 for attempt in run.attempts_of(4)[1:])
 
 
+@pytest.mark.parametrize("fault", [SQLStoreError, ContentionError, ConnectionLostError])
+async def test_what_is_committed_does_not_run_again(fault: type[SQLStoreError]) -> None:
+    """A renewal whose second statement fails is tried again without those that shared its transaction."""
+    run = Run(OneConnection)
+    first = run.submit(Call(A, duration=1))
+    call = Call(frozenset("b"), kind="renew")
+    renewed = run.submit(call, CompletedVerb(call, fault))
+    counted = run.submit(Call(frozenset("c"), kind="incr", shared=False, repeat=Repeat.NEVER))
+    answers = await asyncio.gather(first, renewed, counted, return_exceptions=True)
+    await run.lanes.close()
+
+    assert run.attempts_of(2) == run.attempts_of(1)[:1]
+    assert answers[2] == {"c": ("c", 2)}
+
+
+async def test_a_batch_that_met_a_lock_stays_together() -> None:
+    """Where the lock is the database's, and in the way of all, it runs again as one."""
+    run = Run(OneConnection)
+    calls = [Call(frozenset([str(number)]), seconds=0.01, faults=[ContentionError]) for number in range(50)]
+    await asyncio.gather(*map(run.submit, calls))
+    await run.lanes.close()
+
+    assert len(run.attempts) < 10
+
+
 async def test_a_large_value_does_not_hold_up_the_others() -> None:
     """It has a connection to itself."""
     run = Run()
@@ -327,6 +410,35 @@ async def test_an_abandoned_call_is_not_tried_again() -> None:
     assert 1 <= attempts <= len(run.attempts) <= attempts + 1
 
 
+@pytest.mark.parametrize(("timeout", "seen"), [(0.05, UnavailableError), (10, asyncio.CancelledError)])
+async def test_what_nobody_waits_for_is_not_sent(timeout: float, seen: type[BaseException]) -> None:  # noqa: ASYNC109
+    """Its caller was told that the time is over, or went away, while it waited for a connection."""
+    run = Run(Slow, timeout)
+    future = run.submit(Call(A))
+    await asyncio.wait([future], timeout=0.1)
+    future.cancel()
+    assert isinstance(run.config, Slow)
+    run.config.places.release()
+    await run.lanes.close()
+
+    assert run.attempts == []
+    with pytest.raises(seen):
+        await future
+
+
+async def test_many_abandoned_calls_on_one_key_do_no_harm() -> None:
+    """However many: the next call has its turn."""
+    run = Run()
+    read = run.submit(Call(A, kind="get", write=False, duration=1))
+    for number in range(1000):
+        run.submit(Call(A, kind=f"{number % 2}")).cancel()
+    await read
+    await run.submit(Call(A))
+    await run.lanes.close()
+
+    assert len(run.attempts) == 2
+
+
 async def test_a_call_that_kills_its_connections_is_given_up() -> None:
     """A statement that crashes the server must not do so for ever; others are not concerned."""
     run = Run()
@@ -338,6 +450,61 @@ async def test_a_call_that_kills_its_connections_is_given_up() -> None:
     assert set(await harmless) >= A
     assert len(run.attempts_of(0)) == LOST_ATTEMPTS
     await run.lanes.close()
+
+
+async def test_a_lost_write_that_is_given_up_has_an_unknown_outcome() -> None:
+    """Also when its time is over while its connection is being buried."""
+    run = Run(timeout=0.2)
+    run.config.burial = 0.09
+    call = Call(A, seconds=0.15, faults=[ConnectionLostError])
+    with pytest.raises(OutcomeUnknownError):
+        await run.submit(call)
+    await run.lanes.close()
+
+    assert len(run.attempts) == 1
+
+
+async def test_a_lost_write_that_meets_a_lock_has_an_unknown_outcome() -> None:
+    """What was lost may have happened, whatever becomes of its repetition."""
+    run = Run(timeout=0.1)
+    with pytest.raises(OutcomeUnknownError):
+        await run.submit(Call(A, faults=[ConnectionLostError, *[ContentionError] * 99]))
+    await run.lanes.close()
+
+    assert len(run.attempts) > 1
+
+
+def test_at_the_loop_s_end_what_is_called_later_comes_later() -> None:
+    """A write that the shutdown cuts off is buried before the next one on its key is sent."""
+
+    async def session(run: Run) -> None:
+        try:
+            await run.submit(Call(A, seconds=60))
+        finally:
+            await run.submit(Call(A, kind="delete"))
+
+    async def shut_down() -> Run:
+        run = Run()
+        run.config.burial = 0.01
+        leave_behind.append(asyncio.create_task(session(run)))
+        for _turn in range(6):
+            await asyncio.sleep(0)
+        return run
+
+    leave_behind: list[asyncio.Task[None]] = []
+    run = asyncio.run(shut_down())
+
+    assert [attempt.calls for attempt in run.attempts] == [[1]]
+    assert [ended < run.attempts[0].begin for ended in run.burials] == [True]
+
+
+async def test_callers_of_a_database_that_cannot_be_reached_share_no_exception() -> None:
+    """Each may add notes and a traceback to its own."""
+    run = Run(Unreachable)
+    errors = await asyncio.gather(*(run.submit(Call(frozenset(key))) for key in "abcd"), return_exceptions=True)
+
+    assert {type(error) for error in errors} == {UnavailableError}
+    assert len(set(map(id, errors))) == 4
 
 
 async def test_attempts_come_ever_more_slowly_until_the_deadline() -> None:
@@ -370,3 +537,33 @@ async def test_one_caller_after_the_other_uses_one_connection() -> None:
     await run.lanes.close()
 
     assert len(run.config.opened) == 1
+
+
+async def test_one_connection_for_reads_and_one_for_writes_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a burst opened beside them closes when it is idle."""
+    monkeypatch.setattr(lanes, "IDLE_SECONDS", 0.01)
+    run = Run()
+    reads = [Call(A, kind="get", write=False, shared=False, duration=3)] * 3
+    single = [Call(frozenset(key), kind="incr", shared=False, duration=3) for key in "bcde"]
+    await asyncio.gather(*map(run.submit, [*reads, *single, Call(frozenset("s"))]))
+    await asyncio.sleep(0.2)
+    kept = [connection for connection in run.config.opened if not connection.closed]
+    await asyncio.gather(*map(run.submit, [reads[0], Call(A)]))
+
+    assert len(kept) == 2
+    assert [connection for connection in run.config.opened if not connection.closed] == kept
+
+
+async def test_closing_leaves_no_connection_that_was_being_opened() -> None:
+    """Although it was not needed any more when it was open."""
+    run = Run(Slow)
+    reads = [run.submit(Call(frozenset(key), kind="get", write=False)) for key in "ab"]
+    await asyncio.sleep(0)
+    assert isinstance(run.config, Slow)
+    run.config.places.release()
+    asyncio.get_running_loop().call_later(0.02, run.config.places.release)
+    await asyncio.gather(*reads)
+    await run.lanes.close()
+    await asyncio.sleep(0.05)
+
+    assert [connection for connection in run.config.opened if not connection.closed] == []

@@ -2,12 +2,12 @@
 CREATE TABLE litestar_session (
     namespace  text NOT NULL,
     session_id text NOT NULL,
-    data       blob NOT NULL,
     expires_at real,
     version    integer NOT NULL,
     principal  text,
     created_at real NOT NULL,
     updated_at real NOT NULL,
+    data       blob NOT NULL, -- last, because SQLite reads through a large value to get at what comes after it
     PRIMARY KEY (namespace, session_id)
 );
 
