@@ -22,7 +22,7 @@ run: $(VENV)/installed ## serve the example on SQLite, or on make run DATABASE_U
 	$(VENV)/bin/python examples/sessions_app.py
 
 test: $(VENV)/installed ## run the tests: make test ARGS="-k sqlite --cov"
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest --numprocesses=auto $(ARGS)
 
 lint: $(VENV)/installed ## check style and layout with ruff
 	$(VENV)/bin/ruff check
