@@ -21,3 +21,6 @@ autoclass_content = "both"  # the class and its __init__
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
+# Pygments' own styles: to find the theme's it would load those of every package, and sqlspec's is not in its wheel.
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
