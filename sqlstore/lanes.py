@@ -192,6 +192,7 @@ class Lanes:
     # Running
 
     def _make_ready(self, operation: Operation) -> None:
+        operation.turn = None
         if not operation.verb.write:
             lane = self._reads
         elif operation.slow or not operation.verb.shared:
@@ -315,7 +316,6 @@ class Lanes:
                 if operation.deadline <= began + self._timeout:
                     self._failed(operation, error, connecting=True)
                 else:  # it came meanwhile, and may have better luck
-                    operation.turn = None
                     self._make_ready(operation)
             return None
 
@@ -368,13 +368,11 @@ class Lanes:
         results = await connection.run([verb.step(rows) for verb, rows in merged], atomic=first.write)
         answers: list[Answer | Exception | None] = []
         for (verb, rows), result in zip(merged, results, strict=True):
-            answer: Answer | Exception = verb.answer(result)
-            if verb.completes:
-                try:
-                    answer = await verb.complete(verb.answer(result), rows, connection)
-                except Exception as error:  # noqa: BLE001 - the others are committed, and must not run again
-                    answer = error
-            answers.append(answer)
+            answer = verb.answer(result)
+            try:
+                answers.append(await verb.complete(answer, rows, connection) if verb.completes else answer)
+            except Exception as error:  # noqa: BLE001 - the others are committed, and must not run again
+                answers.append(error)
         return answers
 
     def _answered(self, operation: Operation, answer: Answer | None) -> None:
@@ -382,7 +380,6 @@ class Lanes:
             # It gets the whole timeout for its next part, before which those have their turn who came meanwhile.
             del self._unfinished[operation]
             self._start_deadline(operation)
-            operation.turn = None
             self._make_ready(operation)
             return
         if operation.ambiguous and operation.verb.repeat is Repeat.RECOGNISED and not answer:

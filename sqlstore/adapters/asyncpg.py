@@ -194,10 +194,7 @@ class AsyncpgConnection(StoreConnection):
 
     @override
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Sequence[Sequence[Any]]]:
-        if not atomic or len(steps) == 1:
-            return [await self._run(step) for step in steps]
-        async with self._connection.transaction():
-            return [await self._run(step) for step in steps]
+        return [await self._run(step) for step in steps]
 
     async def _run(self, step: Step) -> Sequence[Sequence[Any]]:
         if not step.parameters:
