@@ -86,6 +86,18 @@ class BaseConfig(ABC):
     def classify(self, error: Exception) -> type[SQLStoreError]:
         """Return what the driver's *error* means; `SQLStoreError` itself where nothing better is known."""
 
+    def share(self, size: int) -> None:
+        """Take store connections from the application's pool of *size*.
+
+        Raises:
+            ValueError: less than 2 would be left to the application.
+        """
+        kept = min(size - 2, self.readers + self.writers)
+        if kept < 2:  # noqa: PLR2004 - one for reads, one for writes
+            msg = f"pool_instance has max_size={size}: the stores keep 2 connections and leave 2, so make it at least 4"
+            raise ValueError(msg)
+        self.readers, self.writers = kept // 2, kept - kept // 2
+
     def of_loop(self, make: Callable[[BaseConfig], ResourceT]) -> ResourceT:
         """Return what *make* made from this config for the running event loop, making it on the first call.
 

@@ -22,6 +22,12 @@ import pytest
 from sqlstore import BaseConfig, BaseSQLSpecStore
 from sqlstore.adapters.aiosqlite import AiosqliteConfig, AiosqliteStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+from sqlstore.adapters.psycopg import (
+    PsycopgAsyncConfig,
+    PsycopgAsyncStore,
+    PsycopgSyncConfig,
+    PsycopgSyncStore,
+)
 from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
 
 from . import servers
@@ -54,6 +60,8 @@ class Adapter:
 
 ADAPTERS = (
     Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}),
+    Adapter("psycopg", "postgresql", PsycopgAsyncConfig, PsycopgAsyncStore, lambda dsn: {"conninfo": dsn}),
+    Adapter("psycopg_sync", "postgresql", PsycopgSyncConfig, PsycopgSyncStore, lambda dsn: {"conninfo": dsn}),
     Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}),
     Adapter("sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}),
 )

@@ -21,7 +21,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import asyncpg
 import pytest
@@ -181,6 +181,10 @@ class Server(ABC):
         """Drop the database at *dsn*, although somebody may be connected to it."""
         await self.fetch(self.drop.format(urlsplit(dsn).path[1:]))
 
+    @abstractmethod
+    async def read_only(self, dsn: str) -> str:
+        """Return the DSN by which the database at *dsn* takes no writes."""
+
     async def kill_connections(self, dsn: str) -> None:
         """End every connection to the database at *dsn* by the administrator's command."""
         await self.fetch(self.kill, dsn)
@@ -217,6 +221,11 @@ class PostgreSQL(Server):
             return [tuple(row) for row in await connection.fetch(sql)]
         finally:
             await connection.close()
+
+    async def read_only(self, dsn: str) -> str:
+        """See `Server.read_only`."""
+        options = urlencode({"options": "-c default_transaction_read_only=on"}, quote_via=quote)
+        return urlsplit(dsn)._replace(query=options).geturl()
 
 
 SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL,)}

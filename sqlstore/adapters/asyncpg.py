@@ -24,14 +24,11 @@ from ..dialects import POSTGRESQL, Step
 from ..exceptions import (
     ConnectionLostError,
     ContentionError,
-    ReadOnlyError,
     SQLStoreError,
-    TableMismatchError,
-    TableMissingError,
     UnavailableError,
-    ValueTooLargeError,
 )
 from ..store import BaseSQLSpecStore
+from ._postgresql import meaning, store_settings, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -47,28 +44,11 @@ _POOL_OPTIONS = frozenset(inspect.signature(asyncpg.create_pool).parameters) - {
 # Of prepared statements; a pool's connection may have some from an earlier time with the stores.
 _NAMES = itertools.count()
 
-# The first that fits.
+# What the server did not say; the first that fits.
 _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLStoreError]], ...] = (
-    ((pg.UndefinedTableError, pg.InvalidSchemaNameError), TableMissingError),
-    ((pg.UndefinedColumnError, pg.UndefinedFunctionError, pg.DatatypeMismatchError), TableMismatchError),
+    (pg.InvalidCachedStatementError, ContentionError),
     (
         (
-            pg.DeadlockDetectedError,
-            pg.SerializationError,
-            pg.LockNotAvailableError,
-            pg.QueryCanceledError,  # statement_timeout
-            pg.InvalidCachedStatementError,
-            pg.CannotConnectNowError,  # starting up
-            pg.TooManyConnectionsError,
-        ),
-        ContentionError,
-    ),
-    ((pg.ReadOnlySQLTransactionError, pg.InsufficientPrivilegeError), ReadOnlyError),
-    ((pg.ProgramLimitExceededError, pg.StringDataRightTruncationError), ValueTooLargeError),
-    (
-        (
-            pg.InvalidAuthorizationSpecificationError,
-            pg.InvalidCatalogNameError,
             pg.ClientConfigurationError,
             pg.TargetServerAttributeNotMatched,
             socket.gaierror,
@@ -82,8 +62,6 @@ _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLSto
         (
             OSError,
             pg.PostgresConnectionError,
-            pg.AdminShutdownError,
-            pg.CrashShutdownError,
             pg.InterfaceError,  # the connection is closed
             BufferError,  # the answer is not of the type that it had when the statement was prepared
         ),
@@ -121,25 +99,11 @@ class AsyncpgConfig(BaseConfig):
         super().__init__(pool_config or {}, _CONNECT_OPTIONS | _POOL_OPTIONS, extension_config)
         self.pool_instance = pool_instance
         if pool_instance is not None:
-            self.readers, self.writers = _share(pool_instance.get_max_size())
+            self.share(pool_instance.get_max_size())
 
     @override
     async def open_store_connection(self, *, writes: bool = True) -> AsyncpgConnection:
-        settings = {
-            "synchronous_commit": "on",
-            "default_transaction_isolation": "read committed",
-            # A row that somebody's transaction holds must not hold up this connection, and what shares the statement,
-            # for long: the call tries again.
-            "lock_timeout": str(round(min(0.2, self.timeout / 2) * 1000)),
-            # A plan may be made while the table is empty, and must still be right when it has grown. That of a read is
-            # (see the dialect), and making it anew each time would double what a read costs (49 µs, not 26). A write's
-            # is not: made for an empty table, it looks for the namespace in the index, and tries every key there.
-            "plan_cache_mode": "force_custom_plan" if writes else "force_generic_plan",
-            "enable_seqscan": "off",
-            "enable_bitmapscan": "off",
-            # What was abandoned with a killed connection does not go on for longer than its caller waited.
-            "statement_timeout": str(round(self.timeout * 1000)),
-        }
+        settings = store_settings(self.timeout, writes=writes)
         if self.pool_instance is not None:
             pooled = await self.pool_instance.acquire(timeout=self.timeout)
             connection = AsyncpgConnection(
@@ -166,7 +130,8 @@ class AsyncpgConfig(BaseConfig):
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
-        return next((meaning for kinds, meaning in _MEANING if isinstance(error, kinds)), SQLStoreError)
+        found = next((kind for kinds, kind in _MEANING if isinstance(error, kinds)), None)
+        return found or meaning(getattr(error, "sqlstate", None)) or SQLStoreError
 
 
 class AsyncpgConnection(StoreConnection):
@@ -242,26 +207,7 @@ class AsyncpgConnection(StoreConnection):
 
     @override
     async def bury(self) -> None:
-        config = self._config()
-        if config is None:
-            return
-        other = await config.open_store_connection()
-        timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
-        try:
-            while (await other.run([Step(_TERMINATE, (self._server_pid,))]))[0]:  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.01)
-        finally:
-            timer.cancel()
-            other.kill()
-
-
-# The server may have ended it already, and given its process id to somebody else, who is not of the stores.
-_TERMINATE = """
-SELECT pg_terminate_backend(pid)
-  FROM pg_stat_activity
- WHERE pid = $1
-   AND usename = current_user
-   AND application_name = current_setting('application_name')"""
+        await terminate(self._config(), self._server_pid)
 
 
 class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):
@@ -271,16 +217,3 @@ class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):
     @override
     def config_type(cls) -> type[AsyncpgConfig]:
         return AsyncpgConfig
-
-
-def _share(size: int) -> tuple[int, int]:
-    """Return how many of a pool's *size* connections the stores keep for reads and for writes.
-
-    Raises:
-        ValueError: less than 2 would be left to the application.
-    """
-    kept = min(size - 2, BaseConfig.readers + BaseConfig.writers)
-    if kept < 2:  # noqa: PLR2004 - one for reads, one for writes
-        msg = f"pool_instance has max_size={size}: the stores keep 2 connections and leave 2, so make it at least 4"
-        raise ValueError(msg)
-    return kept // 2, kept - kept // 2

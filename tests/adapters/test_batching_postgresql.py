@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Store = BaseSQLSpecStore[Any]
     CallOn = Callable[[Store, str], Awaitable[object]]
 
-pytestmark = pytest.mark.adapters("asyncpg")
+pytestmark = pytest.mark.adapters("asyncpg", "psycopg", "psycopg_sync")
 
 MANY = [f"k{number:02}" for number in range(64)]
 

@@ -174,7 +174,7 @@ _PRELUDE = """
 import asyncio, gc, logging, os, sys, warnings
 # The development mode also reports callbacks that took long, which on a busy machine means nothing.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing"))
-from sqlstore.adapters.{name} import {config} as Config, {store} as Store
+from {module} import {config} as Config, {store} as Store
 
 config = Config(pool_config={pool_config!r}, extension_config={extension_config!r})
 store = Store(config)
@@ -193,7 +193,7 @@ async def run_script(adapter: Adapter) -> AsyncGenerator[RunScript, None]:
 
     async def run_script(program: str, config: BaseConfig) -> Script:
         prelude = _PRELUDE.format(
-            name=adapter.name,
+            module=adapter.store.__module__,
             config=type(config).__name__,
             store=adapter.store.__name__,
             pool_config=config.pool_config,

@@ -19,7 +19,7 @@ from sqlstore.adapters.sqlite import SqliteConfig
 from .verbs import KEY, READS, VERBS, WRITES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from sqlstore import BaseConfig
 
@@ -336,58 +336,59 @@ async def test_a_file_that_is_no_database_is_an_error_at_once(make_store: MakeSt
     await _assert_unavailable(make_store())
 
 
-def _read_only(store: Store, adapter: Adapter) -> Store:
-    """Return a store over the same table, in a database that takes no writes."""
-    pool_config = store.config.pool_config
+@pytest.fixture
+async def reader(
+    store: Store, adapter: Adapter, database: str, request: pytest.FixtureRequest
+) -> AsyncGenerator[Store, None]:
+    """Give a store over the same table, in a database that takes no writes."""
     if adapter.networked:
-        pool_config = {**pool_config, "server_settings": {"default_transaction_read_only": "on"}}
+        server: Server = request.getfixturevalue("server")
+        pool_config = adapter.pool_config(await server.read_only(database))
     else:
-        pool_config = {"database": f"file:{pool_config['database']}?mode=ro", "uri": True}
-    return adapter.store(adapter.config(pool_config=pool_config, extension_config=store.config.extension_config))
+        pool_config = {"database": f"file:{database}?mode=ro", "uri": True}
+    config = adapter.config(pool_config=pool_config, extension_config=store.config.extension_config)
+    async with adapter.store(config) as reader:
+        yield reader
 
 
 @pytest.mark.parametrize("verb", READS)
-async def test_a_read_only_database_is_read(store: Store, adapter: Adapter, verb: str) -> None:
+async def test_a_read_only_database_is_read(store: Store, reader: Store, verb: str) -> None:
     """All that is asked of it is possible."""
     await store.set(KEY, b"v", 3600)
-    async with _read_only(store, adapter) as reader:
-        assert await READS[verb](reader)
+
+    assert await READS[verb](reader)
 
 
 @pytest.mark.parametrize("verb", WRITES)
-async def test_a_write_to_a_read_only_database_is_an_error_at_once(store: Store, adapter: Adapter, verb: str) -> None:
+async def test_a_write_to_a_read_only_database_is_an_error_at_once(store: Store, reader: Store, verb: str) -> None:
     """It says so, and nothing is changed."""
     await store.set(KEY, b"5", 3600)
     before = await store.get_versioned(KEY)
-    async with _read_only(store, adapter) as reader:
-        with pytest.raises(ReadOnlyError, match="takes no writes: check") as raised:
-            await WRITES[verb](reader)
+    with pytest.raises(ReadOnlyError, match="takes no writes: check") as raised:
+        await WRITES[verb](reader)
 
     assert raised.value.__cause__ is not None, "the driver's exception"
     assert await store.get_versioned(KEY) == before
 
 
-async def test_pruning_a_read_only_database_is_an_error(store: Store, adapter: Adapter) -> None:
+async def test_pruning_a_read_only_database_is_an_error(store: Store, reader: Store) -> None:
     """It does not count what it could not delete."""
     await store.set(KEY, b"5", 0.001)
     await asyncio.sleep(0.01)
-    async with _read_only(store, adapter) as reader:
-        with pytest.raises(ReadOnlyError):
-            await reader.delete_expired()
+    with pytest.raises(ReadOnlyError):
+        await reader.delete_expired()
 
     assert await store.delete_expired() == 1
 
 
-async def test_a_table_cannot_be_created_in_a_read_only_database(store: Store, adapter: Adapter) -> None:
+async def test_a_table_cannot_be_created_in_a_read_only_database(store: Store, reader: Store) -> None:
     """One that is there needs no creating; it is not dropped either."""
     await store.set(KEY, b"v")
-    async with _read_only(store, adapter) as reader:
-        await reader.create_table()
-        with pytest.raises(ReadOnlyError, match="takes no writes"):
-            await reader.drop_table()
+    await reader.create_table()
+    with pytest.raises(ReadOnlyError, match="takes no writes"):
+        await reader.drop_table()
 
     assert await store.get(KEY) == b"v"
     await store.drop_table()
-    async with _read_only(store, adapter) as reader:
-        with pytest.raises(ReadOnlyError, match="takes no writes"):
-            await reader.create_table()
+    with pytest.raises(ReadOnlyError, match="takes no writes"):
+        await reader.create_table()

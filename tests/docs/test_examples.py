@@ -34,6 +34,7 @@ RUN_HERE = {
     "errors.py",
     "one_table.py",
     "prune.py",
+    "psycopg_options.py",
     "sqlite_options.py",
 }
 
@@ -115,6 +116,14 @@ def test_a_script_makes_the_table_in_postgresql(
     monkeypatch.setenv("DATABASE_URL", fresh_database)
 
     assert printed("asyncpg_options.py", tmp_path) == "public.shop_sessions is ready\n"
+
+
+@pytest.mark.adapters("psycopg")
+def test_two_drivers_reach_the_same_table(fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one connection wrote, one of the other kind reads."""
+    monkeypatch.setenv("DATABASE_URL", fresh_database)
+
+    assert printed("psycopg_options.py", tmp_path) == "b'hello'\n"
 
 
 def test_a_script_makes_the_table_in_sqlite(tmp_path: Path) -> None:

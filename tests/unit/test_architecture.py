@@ -122,10 +122,14 @@ def test_a_layer_never_imports_a_later_one(module: str) -> None:
 
 
 def test_nothing_imports_an_adapter() -> None:
-    """But the user, and aiosqlite the one that it is built on."""
+    """But the user, aiosqlite the one that it is built on, and PostgreSQL's what they have in common."""
     found = {(module, name) for module in MODULES for name in _imports(module) if name.startswith("sqlstore.adapters")}
 
-    assert found == {("sqlstore.adapters.aiosqlite", "sqlstore.adapters.sqlite")}
+    assert found == {
+        ("sqlstore.adapters.aiosqlite", "sqlstore.adapters.sqlite"),
+        ("sqlstore.adapters.asyncpg", "sqlstore.adapters._postgresql"),
+        ("sqlstore.adapters.psycopg", "sqlstore.adapters._postgresql"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,7 @@ def test_nothing_imports_an_adapter() -> None:
         ("sqlstore", []),
         ("sqlstore.adapters", []),
         ("sqlstore.adapters.asyncpg", ["asyncpg"]),
+        ("sqlstore.adapters.psycopg", ["psycopg"]),
         ("sqlstore.adapters.sqlite", ["sqlite3"]),
         ("sqlstore.adapters.aiosqlite", ["aiosqlite", "sqlite3"]),
     ],
