@@ -31,6 +31,8 @@ class Step(NamedTuple):
     parameters: Sequence[Any] = ()
     many: bool = False
     """*parameters* holds one sequence a row, and the text runs once for each."""
+    then: Step | None = None
+    """Runs next, in the same transaction; the rows are those of whichever step has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,28 @@ class Statement:
     many: bool = False
     """Runs once a row: the driver's ``executemany``."""
     placeholder: str = "?"
+    row: str = ""
+    """What stands for a row, once each, where the text says ``{rows}``; the *parameters* are then those of a row."""
+    then: Statement | None = None
+    """Runs next, in the same transaction, where the database has no RETURNING."""
 
     def bind(self, values: Mapping[str, object], rows: Sequence[Row]) -> Step:
         """Return the step that runs this statement for *rows*."""
+        then = None if self.then is None else self.then.bind(values, rows)
         if self.many:
-            return Step(self.text, [self._parameters(values, (row,)) for row in rows], many=True)
+            return Step(self.text, [self._parameters(values, (row,)) for row in rows], many=True, then=then)
         text = self.text
+        if self.row:
+            text = text.replace("{rows}", ", ".join([self.row] * len(rows)))
+            return Step(text, [value for row in rows for value in self._parameters(values, (row,))], then=then)
         if "{key*}" in text:
             text = _with_list(text, self.placeholder, 1 << (len(rows) - 1).bit_length())
-        return Step(text, self._parameters(values, rows))
+        return Step(text, self._parameters(values, rows), then=then)
+
+    def for_table(self, table: str) -> Statement:
+        """Return this statement with *table*, a validated name."""
+        then = None if self.then is None else self.then.for_table(table)
+        return replace(self, text=self.text.replace("{table}", table), then=then)
 
     def _parameters(self, values: Mapping[str, object], rows: Sequence[Row]) -> list[object]:
         parameters: list[object] = []
@@ -133,7 +148,7 @@ def _for_table(dialect: Dialect, table: str) -> Dialect:
     for field in fields(dialect):
         statement = getattr(dialect, field.name)
         if isinstance(statement, Statement):
-            changes[field.name] = replace(statement, text=statement.text.replace("{table}", table))
+            changes[field.name] = statement.for_table(table)
     return replace(dialect, **changes)
 
 
