@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from .dialects import Dialect
     from .exceptions import SQLStoreError
 
-__all__ = ("BaseConfig", "ExtensionConfig", "LitestarOptions", "PerLoop", "refuse_unknown", "running_loop")
+__all__ = (
+    "BaseConfig",
+    "ExtensionConfig",
+    "LitestarOptions",
+    "PerLoop",
+    "ServerConfig",
+    "refuse_unknown",
+    "running_loop",
+)
+
+
+PoolT = TypeVar("PoolT")
 
 
 class LitestarOptions(TypedDict, total=False):
@@ -86,18 +97,6 @@ class BaseConfig(ABC):
     def classify(self, error: Exception) -> type[SQLStoreError]:
         """Return what the driver's *error* means; `SQLStoreError` itself where nothing better is known."""
 
-    def share(self, size: int) -> None:
-        """Take store connections from the application's pool of *size*.
-
-        Raises:
-            ValueError: less than 2 would be left to the application.
-        """
-        kept = min(size - 2, self.readers + self.writers)
-        if kept < 2:  # noqa: PLR2004 - one for reads, one for writes
-            msg = f"pool_instance has max_size={size}: the stores keep 2 connections and leave 2, so make it at least 4"
-            raise ValueError(msg)
-        self.readers, self.writers = kept // 2, kept - kept // 2
-
     def of_loop(self, make: Callable[[BaseConfig], ResourceT]) -> ResourceT:
         """Return what *make* made from this config for the running event loop, making it on the first call.
 
@@ -108,6 +107,46 @@ class BaseConfig(ABC):
         if per_loop is None:
             per_loop = self._per_loop.setdefault(make, PerLoop(lambda: make(self)))
         return per_loop.get()
+
+
+class ServerConfig(BaseConfig, Generic[PoolT]):
+    """How to reach a database server, or the application's own pool of connections to one.
+
+    The stores keep up to 6 of the pool's connections, leave at least 2 to the application, and never close the pool.
+    Close the stores before it: it may wait for its connections.
+    """
+
+    def __init__(
+        self,
+        pool_options: Iterable[str],
+        *,
+        pool_config: Mapping[str, Any] | None,
+        pool_instance: PoolT | None,
+        extension_config: ExtensionConfig | None,
+    ) -> None:
+        """Keep the settings: either *pool_config* or *pool_instance*.
+
+        Raises:
+            TypeError: an option is unknown, or of the wrong type.
+            ValueError: an option is out of range, or the pool is too small to share.
+        """
+        if (pool_config is None) is (pool_instance is None):
+            msg = "give either pool_config, the options of the driver, or pool_instance, a pool of yours"
+            raise TypeError(msg)
+        super().__init__(pool_config or {}, pool_options, extension_config)
+        self.pool_instance = pool_instance
+        if pool_instance is not None:
+            size = self.pool_size(pool_instance)
+            kept = min(size - 2, self.readers + self.writers)
+            if kept < 2:  # noqa: PLR2004 - one for reads, one for writes
+                msg = f"a pool_instance of {size} connections is too small: the stores keep 2 and leave 2, at least 4"
+                raise ValueError(msg)
+            self.readers, self.writers = kept // 2, kept - kept // 2
+
+    @staticmethod
+    @abstractmethod
+    def pool_size(pool: PoolT) -> int:
+        """Return how many connections *pool* has at most."""
 
 
 class LoopResource(Protocol):

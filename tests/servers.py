@@ -31,6 +31,17 @@ RUN_DIRECTORY = "SQLSTORE_TEST_RUN_DIRECTORY"
 """The environment variable with the directory that all processes of a run share."""
 
 
+TREES = Path("/var/cache/sqlstore")
+"""Where ``make services`` puts what is newer than the system's."""
+
+
+def in_tree(name: str, executable: str) -> str:
+    """Return the command that runs *executable* of the tree *name*, with the libraries that are there."""
+    tree = TREES / name
+    libraries = f"{tree}/usr/lib/x86_64-linux-gnu"
+    return f"{tree}/lib64/ld-linux-x86-64.so.2 --library-path {libraries} {tree}/{executable}"
+
+
 class Shell:
     """A shell that runs commands in a new directory, and at its end stops its background job and removes it all.
 

@@ -1,10 +1,15 @@
-"""What the PostgreSQL drivers have in common: the settings of a store connection, and what the server's errors mean."""
+"""What the PostgreSQL drivers have in common: a store connection's settings, poolers, and what errors mean."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
+from ..connection import StoreConnection
 from ..dialects import Step
 from ..exceptions import (
     ConnectionLostError,
@@ -18,9 +23,19 @@ from ..exceptions import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
     from ..config import BaseConfig
 
-__all__ = ("meaning", "store_settings", "terminate")
+__all__ = ("RESET", "PostgreSQLConnection", "enter", "meaning", "terminate")
+
+# The server process, and when its transaction began. With a parameter, because a text without one can be several
+# statements, and is not expected to answer.
+_WHOSE = Step("SELECT pg_backend_pid(), now() WHERE $1::boolean", (True,))
+_COMMIT, _ROLLBACK = Step("COMMIT"), Step("ROLLBACK")
+RESET = "RESET ALL"
+"""Takes the settings away."""
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html; two characters are a class.
 _MEANING: dict[str, type[SQLStoreError]] = {
@@ -52,7 +67,7 @@ def meaning(sqlstate: str | None) -> type[SQLStoreError] | None:
     return _MEANING.get(sqlstate or "", _MEANING.get((sqlstate or "")[:2]))
 
 
-def store_settings(timeout: float, *, writes: bool) -> dict[str, str]:
+def _settings(timeout: float, *, writes: bool) -> dict[str, str]:
     """Return the settings of a store connection, for reads alone or for any statement."""
     return {
         "synchronous_commit": "on",
@@ -71,26 +86,112 @@ def store_settings(timeout: float, *, writes: bool) -> dict[str, str]:
     }
 
 
-# The server may have ended it already, and given its process id to somebody else, who is not of the stores.
+class PostgreSQLConnection(StoreConnection):
+    """A connection to a PostgreSQL server, or to a pooler."""
+
+    server_pid: int
+    """The process that the other side named when the connection was made."""
+    prepares = False
+    """Statements are prepared once, and kept."""
+
+
+async def enter(config: BaseConfig, connection: PostgreSQLConnection, *, writes: bool) -> StoreConnection:
+    """Give a new *connection* the stores' settings, and return it, or what uses it if it is a pooler's.
+
+    Raises the driver's own exceptions.
+    """
+    settings = _settings(config.timeout, writes=writes)
+    timer = asyncio.get_running_loop().call_later(config.timeout, connection.kill)
+    try:
+        _, [(pid, _)] = await connection.run([_begin(settings, "SESSION"), _WHOSE], atomic=False)
+        # A pooler makes a number up, because cancelling needs one: https://www.pgbouncer.org/faq.html
+        connection.prepares = pid == connection.server_pid
+        await connection.run([_COMMIT if connection.prepares else _ROLLBACK], atomic=False)
+    except BaseException:
+        connection.kill()
+        raise
+    finally:
+        timer.cancel()
+    return connection if connection.prepares else _PooledConnection(config, connection, settings)
+
+
+def _begin(settings: Mapping[str, str], scope: str) -> Step:
+    """Return what begins a transaction with *settings*, for the ``SESSION`` if it commits, or ``LOCAL`` to it."""
+    return Step(";".join(["BEGIN", *(f"SET {scope} {name} = '{value}'" for name, value in settings.items())]))
+
+
+class _PooledConnection(StoreConnection):
+    """A connection through a pooler such as PgBouncer, which lends it another server process for each transaction.
+
+    So nothing that belongs to a session works: each run is a transaction that brings its settings along, and the
+    *connection* prepares no statements. https://www.pgbouncer.org/features.html
+    """
+
+    def __init__(self, config: BaseConfig, connection: PostgreSQLConnection, settings: Mapping[str, str]) -> None:
+        self._config = weakref.ref(config)
+        self._connection = connection
+        self._begin = _begin(settings, "LOCAL")
+        self._lent: tuple[int, datetime] | None = None
+        self._in_migration = False
+
+    @property
+    @override
+    def closed(self) -> bool:
+        return self._connection.closed
+
+    @override
+    async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Sequence[Sequence[Any]]]:
+        if not steps[0].parameters:  # a migration, which begins and ends its own transaction
+            self._in_migration = steps[0] != _COMMIT
+        if self._in_migration or not steps[0].parameters:
+            return await self._connection.run(steps, atomic=False)
+        try:
+            _, [(pid, began)] = await self._connection.run([self._begin, _WHOSE], atomic=False)
+            self._lent = (pid, began)
+            return (await self._connection.run([*steps, _COMMIT], atomic=False))[:-1]
+        except BaseException:
+            if not self._connection.closed:
+                with suppress(Exception):  # what went wrong before is what the caller has to know
+                    await self._connection.run([_ROLLBACK], atomic=False)
+            raise
+
+    @override
+    async def close(self) -> None:
+        await self._connection.close()
+
+    @override
+    def kill(self) -> None:
+        self._connection.kill()
+
+    @override
+    async def bury(self) -> None:
+        if self._lent is not None:
+            await terminate(self._config(), *self._lent)
+
+
+# The server may have ended it already, and given its process id to somebody else, who is not of the stores; a pooler
+# may have given the process to somebody else's transaction.
 _TERMINATE = """
 SELECT pg_terminate_backend(pid)
   FROM pg_stat_activity
  WHERE pid = $1
    AND usename = current_user
-   AND application_name = current_setting('application_name')"""
+   AND application_name = current_setting('application_name')
+   AND ($2::timestamptz IS NULL OR xact_start = $2)"""
 
 
-async def terminate(config: BaseConfig | None, server_pid: int) -> None:
+async def terminate(config: BaseConfig | None, server_pid: int, began: datetime | None = None) -> None:
     """Make the server end the process of a connection that was dropped, and wait until it has.
 
-    Raises the driver's own exceptions if the server cannot be asked.
+    Not if it is in another transaction than the one that *began* then. Raises the driver's own exceptions if the server
+    cannot be asked.
     """
     if config is None:  # nobody is left who could send anything after it
         return
     other = await config.open_store_connection()
     timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
     try:
-        while (await other.run([Step(_TERMINATE, (server_pid,))]))[0]:  # noqa: ASYNC110 - no event tells
+        while (await other.run([Step(_TERMINATE, (server_pid, began))]))[0]:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
     finally:
         timer.cancel()

@@ -9,11 +9,14 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import aiosqlite
 from typing_extensions import override
 
 from ..store import BaseSQLSpecStore
+from ._extras import driver_of
 from .sqlite import SqliteConfig
+
+with driver_of("aiosqlite"):
+    import aiosqlite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

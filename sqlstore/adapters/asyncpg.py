@@ -6,7 +6,6 @@ statements, and a store's statement leaves nothing behind.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import socket
@@ -14,12 +13,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-from asyncpg import exceptions as pg
 from typing_extensions import override
 
-from ..config import BaseConfig, ExtensionConfig
-from ..connection import StoreConnection
+from ..config import ExtensionConfig, ServerConfig
 from ..dialects import POSTGRESQL, Step
 from ..exceptions import (
     ConnectionLostError,
@@ -28,13 +24,20 @@ from ..exceptions import (
     UnavailableError,
 )
 from ..store import BaseSQLSpecStore
-from ._postgresql import meaning, store_settings, terminate
+from ._extras import driver_of
+from ._postgresql import PostgreSQLConnection, enter, meaning, terminate
+
+with driver_of("asyncpg"):
+    import asyncpg
+    from asyncpg import exceptions as pg
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
     from asyncpg.prepared_stmt import PreparedStatement
+
+    from ..connection import StoreConnection
 
 __all__ = ("AsyncpgConfig", "AsyncpgStore")
 
@@ -70,7 +73,7 @@ _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[SQLSto
 )
 
 
-class AsyncpgConfig(BaseConfig):
+class AsyncpgConfig(ServerConfig["asyncpg.Pool[Any]"]):
     """A PostgreSQL database reached through asyncpg."""
 
     dialect = POSTGRESQL
@@ -85,48 +88,45 @@ class AsyncpgConfig(BaseConfig):
         """Keep the settings; nothing is opened yet.
 
         *pool_config* is what `asyncpg.create_pool` takes: ``dsn``, or ``host``, ``port``, ``user``, ``password``,
-        ``database``, and so on. Instead, *pool_instance* is the application's own pool: the stores keep up to 6 of
-        its connections, leave at least 2 to the application, and never close it. Close the stores before the pool,
-        which waits for its connections.
+        ``database``, and so on. Instead, *pool_instance* is the application's own pool, of which the stores keep up
+        to 6 connections, and leave at least 2. Close the stores before it: it waits for its connections.
 
         Raises:
             TypeError: an option is unknown, or of the wrong type.
             ValueError: an option is out of range, or the pool is too small to share.
         """
-        if (pool_config is None) is (pool_instance is None):
-            msg = 'give either pool_config, as in pool_config={"dsn": "postgresql://…"}, or pool_instance'
-            raise TypeError(msg)
-        super().__init__(pool_config or {}, _CONNECT_OPTIONS | _POOL_OPTIONS, extension_config)
-        self.pool_instance = pool_instance
-        if pool_instance is not None:
-            self.share(pool_instance.get_max_size())
+        super().__init__(
+            _CONNECT_OPTIONS | _POOL_OPTIONS,
+            pool_config=pool_config,
+            pool_instance=pool_instance,
+            extension_config=extension_config,
+        )
+
+    @staticmethod
+    @override
+    def pool_size(pool: asyncpg.Pool[Any]) -> int:
+        return pool.get_max_size()
 
     @override
-    async def open_store_connection(self, *, writes: bool = True) -> AsyncpgConnection:
-        settings = store_settings(self.timeout, writes=writes)
-        if self.pool_instance is not None:
-            pooled = await self.pool_instance.acquire(timeout=self.timeout)
-            connection = AsyncpgConnection(
-                self, pooled, partial(self.pool_instance.release, pooled, timeout=self.timeout)
-            )
-            # The pool resets them when it gets its connection back.
-            timer = asyncio.get_running_loop().call_later(self.timeout, connection.kill)
-            try:
-                await connection.run([Step(";".join(f"SET {name} = '{value}'" for name, value in settings.items()))])
-            except BaseException:
-                connection.kill()
-                raise
-            finally:
-                timer.cancel()
-            return connection
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        driver_connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+        if self.pool_instance is None:
+            driver_connection = await self._connect()
+            close = partial(driver_connection.close, timeout=self.timeout)
+        else:
+            driver_connection = await self.pool_instance.acquire(timeout=self.timeout)
+            close = partial(self.pool_instance.release, driver_connection, timeout=self.timeout)
+        return await enter(self, AsyncpgConnection(self, driver_connection, close), writes=writes)
+
+    async def _connect(self) -> asyncpg.Connection[Any]:
         options = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
-        options["server_settings"] = {"application_name": "sqlstore", **options.get("server_settings", {}), **settings}
+        options["server_settings"] = {"application_name": "sqlstore", **options.get("server_settings", {})}
         options.setdefault("timeout", self.timeout)
         options.pop("command_timeout", None)  # the lanes keep time, and know what was sent
         # Only our own prepared statements are used.
         options["statement_cache_size"] = 0
-        driver_connection: asyncpg.Connection[Any] = await asyncpg.connect(**options)
-        return AsyncpgConnection(self, driver_connection, partial(driver_connection.close, timeout=self.timeout))
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(**options)
+        return connection
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
@@ -134,8 +134,8 @@ class AsyncpgConfig(BaseConfig):
         return found or meaning(getattr(error, "sqlstate", None)) or SQLStoreError
 
 
-class AsyncpgConnection(StoreConnection):
-    """An asyncpg connection whose statements are prepared once."""
+class AsyncpgConnection(PostgreSQLConnection):
+    """An asyncpg connection."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class AsyncpgConnection(StoreConnection):
         self._config = weakref.ref(config)
         self._connection = connection
         self._close = close
-        self._server_pid = connection.get_server_pid()
+        self.server_pid = connection.get_server_pid()
         self._statements: dict[str, PreparedStatement[Any]] = {}
 
     @property
@@ -167,7 +167,9 @@ class AsyncpgConnection(StoreConnection):
             return ()
         statement = self._statements.get(step.text)
         if statement is None:
-            statement = self._statements[step.text] = await self._prepare(step.text)
+            statement = await self._prepare(step.text)
+            if self.prepares:
+                self._statements[step.text] = statement
         try:
             return await statement.fetch(*step.parameters)
         except pg.InvalidCachedStatementError:
@@ -178,7 +180,8 @@ class AsyncpgConnection(StoreConnection):
     async def _prepare(self, text: str) -> PreparedStatement[Any]:
         try:
             # Without a name it would be parsed again for each call.
-            return await self._connection.prepare(text, name=f"sqlstore_{next(_NAMES)}")
+            name = f"sqlstore_{next(_NAMES)}" if self.prepares else ""
+            return await self._connection.prepare(text, name=name)
         except (OSError, pg.PostgresConnectionError) as error:
             # Nothing has been executed yet, so that even what must not run twice may be tried again.
             msg = "the connection was lost before the statement was sent"
@@ -207,7 +210,7 @@ class AsyncpgConnection(StoreConnection):
 
     @override
     async def bury(self) -> None:
-        await terminate(self._config(), self._server_pid)
+        await terminate(self._config(), self.server_pid)
 
 
 class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):

@@ -12,27 +12,36 @@ import os
 import select
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
-from psycopg import errors, pq
 from typing_extensions import override
 
-from ..config import BaseConfig, ExtensionConfig
-from ..connection import StoreConnection, ThreadConnection
+from ..config import ExtensionConfig, ServerConfig
+from ..connection import ThreadConnection
 from ..dialects import POSTGRESQL
 from ..exceptions import ConnectionLostError, ContentionError, SQLStoreError, UnavailableError
 from ..store import BaseSQLSpecStore
-from ._postgresql import meaning, store_settings, terminate
+from ._extras import driver_of
+from ._postgresql import RESET, PostgreSQLConnection, enter, meaning, terminate
+
+with driver_of("psycopg"):
+    import psycopg
+    from psycopg import errors, pq
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import psycopg_pool
+
+    from ..connection import StoreConnection
     from ..dialects import Step
 
     Rows = Sequence[Sequence[Any]]
 
 __all__ = ("PsycopgAsyncConfig", "PsycopgAsyncStore", "PsycopgSyncConfig", "PsycopgSyncStore")
+
+PoolT = TypeVar("PoolT", bound="psycopg_pool.AsyncConnectionPool[Any] | psycopg_pool.ConnectionPool[Any]")
 
 _CONNECT_OPTIONS = frozenset({"conninfo", *(option.keyword.decode() for option in pq.Conninfo.get_defaults())})
 # Of psycopg_pool's pools: accepted, so that the same dict can open a pool of the application's.
@@ -42,34 +51,48 @@ _POOL_OPTIONS = frozenset(
     | {"timeout"}
 )
 
+_RETURNING: set[asyncio.Task[None]] = set()
 
-class _PsycopgConfig(BaseConfig):
+
+class _PsycopgConfig(ServerConfig[PoolT]):
     dialect = POSTGRESQL
 
-    def __init__(self, *, pool_config: Mapping[str, Any], extension_config: ExtensionConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        pool_config: Mapping[str, Any] | None = None,
+        pool_instance: PoolT | None = None,
+        extension_config: ExtensionConfig | None = None,
+    ) -> None:
         """Keep the settings; nothing is opened yet.
 
         *pool_config* is what psycopg_pool's pools take, ``conninfo`` and ``kwargs``, or libpq's own ``host``,
-        ``port``, ``user``, ``password``, ``dbname``, and so on.
+        ``port``, ``user``, ``password``, ``dbname``, and so on. Instead, *pool_instance* is the application's own
+        pool, of which the stores keep up to 6 connections, and leave at least 2.
 
         Raises:
             TypeError: an option is unknown, or of the wrong type.
-            ValueError: an option is out of range.
+            ValueError: an option is out of range, or the pool is too small to share.
         """
-        super().__init__(pool_config, _CONNECT_OPTIONS | _POOL_OPTIONS, extension_config)
+        super().__init__(
+            _CONNECT_OPTIONS | _POOL_OPTIONS,
+            pool_config=pool_config,
+            pool_instance=pool_instance,
+            extension_config=extension_config,
+        )
+
+    @staticmethod
+    @override
+    def pool_size(pool: PoolT) -> int:
+        return pool.max_size
 
     def connect_options(self) -> dict[str, Any]:
         """Return what a store connection is opened with."""
         options = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
-        options = {**self.pool_config.get("kwargs", {}), **options, "autocommit": True}
+        options = {**self.pool_config.get("kwargs", {}), **options}
         options.setdefault("application_name", "sqlstore")
         options.setdefault("connect_timeout", math.ceil(self.timeout))
         return options
-
-    def settings(self, *, writes: bool) -> bytes:
-        """Return the statements that make a connection one of the stores'."""
-        settings = store_settings(self.timeout, writes=writes)
-        return ";".join(f"SET {name} = '{value}'" for name, value in settings.items()).encode()
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
@@ -83,41 +106,41 @@ class _PsycopgConfig(BaseConfig):
         return found or SQLStoreError
 
 
-class PsycopgAsyncConfig(_PsycopgConfig):
+class PsycopgAsyncConfig(_PsycopgConfig["psycopg_pool.AsyncConnectionPool[Any]"]):
     """A PostgreSQL database reached through psycopg's asynchronous connections."""
 
     @override
-    async def open_store_connection(self, *, writes: bool = True) -> PsycopgAsyncConnection:
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        connection: psycopg.AsyncConnection[Any]
         async with asyncio.timeout(self.timeout):
-            connection = await psycopg.AsyncConnection.connect(
-                **self.connect_options(), cursor_factory=psycopg.AsyncRawCursor
-            )
-            try:
-                await connection.execute(self.settings(writes=writes))
-            except BaseException:
-                connection.pgconn.finish()
-                raise
-        return PsycopgAsyncConnection(self, connection)
+            if self.pool_instance is None:
+                connection = await psycopg.AsyncConnection.connect(**self.connect_options(), autocommit=True)
+            else:
+                connection = await self.pool_instance.getconn(self.timeout)
+        return await enter(self, PsycopgAsyncConnection(self, connection), writes=writes)
 
 
-class PsycopgSyncConfig(_PsycopgConfig):
+class PsycopgSyncConfig(_PsycopgConfig["psycopg_pool.ConnectionPool[Any]"]):
     """A PostgreSQL database reached through psycopg's synchronous connections, each in a thread of its own."""
 
     @override
-    async def open_store_connection(self, *, writes: bool = True) -> PsycopgSyncConnection:
-        connection = PsycopgSyncConnection(self, writes=writes)
+    async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
+        connection = PsycopgSyncConnection(self)
         async with asyncio.timeout(self.timeout):
             await connection.open()
-        return connection
+        return await enter(self, connection, writes=writes)
 
 
-class PsycopgAsyncConnection(StoreConnection):
-    """An asynchronous connection of psycopg, whose statements are prepared once."""
+class PsycopgAsyncConnection(PostgreSQLConnection):
+    """An asynchronous connection of psycopg."""
 
     def __init__(self, config: PsycopgAsyncConfig, connection: psycopg.AsyncConnection[Any]) -> None:
         self._config = weakref.ref(config)
+        self._pool = config.pool_instance
+        self._loop = asyncio.get_running_loop()
         self._connection = connection
-        self._server_pid = connection.info.backend_pid
+        self._usual = connection.autocommit
+        self.server_pid = connection.info.backend_pid
         self._running = False
         self._killed = False
 
@@ -130,15 +153,18 @@ class PsycopgAsyncConnection(StoreConnection):
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
         self._running = True
         try:
+            if not self._connection.autocommit:  # as a pool's connections usually are
+                await self._connection.set_autocommit(True)
             return [await self._run(step) for step in steps]
         finally:
             self._running = False
             if self._killed:
-                self._connection.pgconn.finish()
+                self._drop()
 
     async def _run(self, step: Step) -> Rows:
+        cursor = psycopg.AsyncRawCursor(self._connection)
         try:
-            cursor = await self._connection.execute(*_arguments(step), prepare=_prepare(step), binary=True)
+            await cursor.execute(step.text.encode(), step.parameters or None, **_how(self, step))
         except errors.FeatureNotSupported:
             self.kill()  # the table was altered, and the statements were prepared for what it was
             raise
@@ -146,39 +172,62 @@ class PsycopgAsyncConnection(StoreConnection):
 
     @override
     async def close(self) -> None:
-        await self._connection.close()
+        if self._killed:
+            return
+        if self._pool is None:
+            await self._connection.close()
+            return
+        try:
+            await self._connection.execute(RESET)
+            await self._connection.set_autocommit(self._usual)
+        except psycopg.Error:
+            self.kill()
+        else:
+            self._killed = True
+            await self._pool.putconn(self._connection)
 
     @override
     def kill(self) -> None:
-        if self._killed or self._connection.closed:
+        if self._killed:
             return
         self._killed = True
         if self._running:
             _hang_up(self._connection)
         else:
-            self._connection.pgconn.finish()
+            self._drop()
+
+    def _drop(self) -> None:
+        self._connection.pgconn.finish()
+        if self._pool is not None and not self._loop.is_closed():
+            # The pool opens another one instead.
+            returning = self._loop.create_task(self._pool.putconn(self._connection))
+            _RETURNING.add(returning)
+            returning.add_done_callback(_RETURNING.discard)
 
     @override
     async def bury(self) -> None:
-        await terminate(self._config(), self._server_pid)
+        await terminate(self._config(), self.server_pid)
 
 
-class PsycopgSyncConnection(ThreadConnection):
-    """A synchronous connection of psycopg in its thread, whose statements are prepared once."""
+class PsycopgSyncConnection(ThreadConnection, PostgreSQLConnection):
+    """A synchronous connection of psycopg in its thread."""
 
-    def __init__(self, config: PsycopgSyncConfig, *, writes: bool) -> None:
+    def __init__(self, config: PsycopgSyncConfig) -> None:
         super().__init__()
         self._config = weakref.ref(config)
         self._options = config.connect_options()
-        self._settings = config.settings(writes=writes)
+        self._pool = config.pool_instance
+        self._patience = config.timeout
         self._connection: psycopg.Connection[Any] | None = None
-        self._server_pid = 0
 
     @override
     def _connect(self) -> None:
-        self._connection = psycopg.connect(**self._options, cursor_factory=psycopg.RawCursor)
-        self._server_pid = self._connection.info.backend_pid
-        self._connection.execute(self._settings)
+        pool = self._pool
+        connection = psycopg.connect(**self._options) if pool is None else pool.getconn(self._patience)
+        self._connection = connection
+        self._usual = connection.autocommit
+        connection.autocommit = True
+        self.server_pid = connection.info.backend_pid
 
     @override
     def _run(self, steps: Sequence[Step], *, atomic: bool) -> list[Rows]:
@@ -189,8 +238,9 @@ class PsycopgSyncConnection(ThreadConnection):
         return [self._execute(connection, step) for step in steps]
 
     def _execute(self, connection: psycopg.Connection[Any], step: Step) -> Rows:
+        cursor = psycopg.RawCursor(connection)
         try:
-            cursor = connection.execute(*_arguments(step), prepare=_prepare(step), binary=True)
+            cursor.execute(step.text.encode(), step.parameters or None, **_how(self, step))
         except errors.FeatureNotSupported:
             connection.close()  # the table was altered, and the statements were prepared for what it was
             raise
@@ -203,19 +253,28 @@ class PsycopgSyncConnection(ThreadConnection):
 
     @override
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._pool is None or self._killed:
+            connection.close()
+        if self._pool is None:
+            return
+        with suppress(psycopg.Error):  # the pool opens another one instead
+            connection.execute(RESET)
+            connection.autocommit = self._usual
+        self._pool.putconn(connection)
 
     @override
     def _interrupt(self) -> None:
-        if self._connection is not None and not self._connection.closed:
-            _hang_up(self._connection)
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            _hang_up(connection)
 
     @override
     async def bury(self) -> None:
         await super().bury()
-        await terminate(self._config(), self._server_pid)
+        await terminate(self._config(), self.server_pid)
 
 
 class PsycopgAsyncStore(BaseSQLSpecStore[PsycopgAsyncConfig]):
@@ -236,13 +295,10 @@ class PsycopgSyncStore(BaseSQLSpecStore[PsycopgSyncConfig]):
         return PsycopgSyncConfig
 
 
-def _arguments(step: Step) -> tuple[bytes, Sequence[Any] | None]:
-    return step.text.encode(), step.parameters or None
-
-
-def _prepare(step: Step) -> bool | None:
-    # Without parameters there may be several statements in the text, which cannot be prepared.
-    return True if step.parameters else None
+def _how(connection: PostgreSQLConnection, step: Step) -> dict[str, bool]:
+    # Without parameters the text may be several statements, which can neither be prepared nor answer in binary.
+    parameters = bool(step.parameters)
+    return {"prepare": connection.prepares and parameters, "binary": parameters}
 
 
 def _is_lost(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:

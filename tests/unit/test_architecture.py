@@ -122,14 +122,23 @@ def test_a_layer_never_imports_a_later_one(module: str) -> None:
 
 
 def test_nothing_imports_an_adapter() -> None:
-    """But the user, aiosqlite the one that it is built on, and PostgreSQL's what they have in common."""
+    """But the user, and aiosqlite the one that it is built on; what drivers have in common is private."""
     found = {(module, name) for module in MODULES for name in _imports(module) if name.startswith("sqlstore.adapters")}
+    private = {name for _, name in found if name.rpartition(".")[2].startswith("_")}
 
-    assert found == {
-        ("sqlstore.adapters.aiosqlite", "sqlstore.adapters.sqlite"),
-        ("sqlstore.adapters.asyncpg", "sqlstore.adapters._postgresql"),
-        ("sqlstore.adapters.psycopg", "sqlstore.adapters._postgresql"),
-    }
+    assert "sqlstore.adapters._extras" in private
+    assert [edge for edge in found if edge[1] not in private] == [
+        ("sqlstore.adapters.aiosqlite", "sqlstore.adapters.sqlite")
+    ]
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite", "asyncpg", "psycopg"])
+def test_a_driver_that_is_not_installed_is_an_error_that_names_the_extra(driver: str) -> None:
+    """What to type is in the message."""
+    program = f"import sys; sys.modules[{driver!r}] = None; import sqlstore.adapters.{driver}"
+    failed = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=False)
+
+    assert f'install the driver with pip install "sqlstore[{driver}]"' in failed.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
