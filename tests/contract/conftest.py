@@ -172,6 +172,7 @@ class RunScript(Protocol):
 
 _PRELUDE = """
 import asyncio, gc, logging, os, sys, warnings
+sys.modules["advanced_alchemy"] = None  # Litestar imports it if it is there, for longer than most programs run
 # The development mode also reports callbacks that took long, which on a busy machine means nothing.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing"))
 from {module} import {config} as Config, {store} as Store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Place(NamedTuple):
 def start(barrier: Barrier) -> None:
     """Take the barrier that all processes share."""
     _barriers.append(barrier)
+    # Litestar imports it if it is there, which takes longer than the rest.
+    sys.modules["advanced_alchemy"] = None  # type: ignore[assignment]
 
 
 def create_tables(places: Sequence[Place]) -> list[str]:
