@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path.name: path.read_text("utf-8") for path in sorted(ROOT.joinpath("docs").glob("*.md"))}
+DOCS = ROOT / "docs"
+PAGES = {
+    path.relative_to(DOCS).as_posix(): path.read_text("utf-8")
+    for path in sorted([*DOCS.glob("*.md"), *DOCS.glob("adapters/*.md")])
+}
 
 
 class Fence(NamedTuple):

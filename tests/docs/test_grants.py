@@ -1,4 +1,4 @@
-"""The grants that the adapters page names are what a role needs."""
+"""The grants that the page of PostgreSQL names are what a role needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.adapters("asyncpg")
 
-GRANTS = [line for fence in fences("adapters.md", "sql") for line in fence.body.splitlines()]
+GRANTS = [line for fence in fences("adapters/asyncpg.md", "sql") for line in fence.body.splitlines()]
 
 
 @pytest.fixture

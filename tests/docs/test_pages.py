@@ -81,7 +81,7 @@ def test_the_reference_has_every_public_name() -> None:
 
 def test_the_options_of_every_adapter_are_all_there_are() -> None:
     """The table has each option, with its default."""
-    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Option")}
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/index.md", "Option")}
     config = SqliteConfig(pool_config={"database": ":memory:"})
 
     assert set(named) == set(LitestarOptions.__annotations__)
@@ -89,14 +89,20 @@ def test_the_options_of_every_adapter_are_all_there_are() -> None:
 
 
 def test_the_options_of_asyncpg_are_all_there_are() -> None:
-    """The two tables of pool_config have each option that asyncpg knows, and AsyncpgConfig takes each of them."""
-    named = {code for row in table("adapters.md", "`pool_config`") for code in codes(row[0])}
-    sqlite = {"uri", "cached_statements"}
+    """The table of pool_config has each option that asyncpg knows, and AsyncpgConfig takes each of them."""
+    named = {code for row in table("adapters/asyncpg.md", "`pool_config`") for code in codes(row[0])}
     parameters = inspect.signature(asyncpg.connect).parameters | inspect.signature(asyncpg.create_pool).parameters
 
-    assert named - sqlite == set(parameters) - {"connect_kwargs"}
-    assert AsyncpgConfig(pool_config=dict.fromkeys(named - sqlite)).pool_config
-    assert SqliteConfig(pool_config={"database": ":memory:", **dict.fromkeys(sqlite)}).pool_config
+    assert named == set(parameters) - {"connect_kwargs"}
+    assert AsyncpgConfig(pool_config=dict.fromkeys(named)).pool_config
+
+
+def test_the_options_of_sqlite_are_all_there_are() -> None:
+    """And no other is taken."""
+    named = {code for row in table("adapters/sqlite.md", "`pool_config`") for code in codes(row[0])}
+
+    assert SqliteConfig(pool_config={**dict.fromkeys(named), "database": ":memory:"}).pool_config
+    assert named == {"database", "uri", "cached_statements"}
 
 
 async def value(connection: StoreConnection, step: Step) -> object:
@@ -108,7 +114,7 @@ async def value(connection: StoreConnection, step: Step) -> object:
 @pytest.mark.adapters("asyncpg")
 async def test_the_settings_of_a_postgresql_connection_are_those_of_the_table(make_config: MakeConfig) -> None:
     """The server reports each value as the page gives it."""
-    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Setting")}
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/asyncpg.md", "Setting")}
     connection = await make_config().open_store_connection()
     found = {name: await value(connection, Step("SELECT current_setting($1)", (name,))) for name in named}
     await connection.close()
@@ -120,7 +126,7 @@ async def test_the_settings_of_a_postgresql_connection_are_those_of_the_table(ma
 @pytest.mark.adapters("sqlite", "aiosqlite")
 async def test_the_pragmas_of_a_sqlite_connection_are_those_of_the_table(make_config: MakeConfig) -> None:
     """SQLite reports each value as the page gives it."""
-    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters.md", "Pragma")}
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/sqlite.md", "Pragma")}
     connection = await make_config().open_store_connection()
     found = {name: await value(connection, Step(f"PRAGMA {name}")) for name in named}
     await connection.close()
