@@ -117,7 +117,8 @@ async def enter(config: BaseConfig, connection: PostgreSQLConnection, *, writes:
 
 def _begin(settings: Mapping[str, str], scope: str) -> Step:
     """Return what begins a transaction with *settings*, for the ``SESSION`` if it commits, or ``LOCAL`` to it."""
-    return Step(";".join(["BEGIN", *(f"SET {scope} {name} = '{value}'" for name, value in settings.items())]))
+    sets = (f"SET {scope} {name} = '{value}'" for name, value in settings.items())
+    return Step(";".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *sets]))
 
 
 class _PooledConnection(StoreConnection):

@@ -89,7 +89,7 @@ class _PsycopgConfig(ServerConfig[PoolT]):
     def connect_options(self) -> dict[str, Any]:
         """Return what a store connection is opened with."""
         options = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
-        options = {**self.pool_config.get("kwargs", {}), **options}
+        options = {**(self.pool_config.get("kwargs") or {}), **options}
         options.setdefault("application_name", "sqlstore")
         options.setdefault("connect_timeout", math.ceil(self.timeout))
         return options
