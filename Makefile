@@ -51,7 +51,7 @@ clean: ## remove what these targets made
 	find sqlstore tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/installed: pyproject.toml requirements-dev.txt | $(VENV)/bin/uv
-	$(VENV)/bin/uv pip sync --python $(VENV) requirements-dev.txt
+	$(VENV)/bin/uv pip sync --compile-bytecode --python $(VENV) requirements-dev.txt
 	$(VENV)/bin/uv pip install --python $(VENV) --no-deps --editable .
 	touch $@
 

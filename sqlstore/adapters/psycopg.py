@@ -112,11 +112,12 @@ class PsycopgAsyncConfig(_PsycopgConfig["psycopg_pool.AsyncConnectionPool[Any]"]
     @override
     async def open_store_connection(self, *, writes: bool = True) -> StoreConnection:
         connection: psycopg.AsyncConnection[Any]
-        async with asyncio.timeout(self.timeout):
-            if self.pool_instance is None:
+        if self.pool_instance is None:
+            async with asyncio.timeout(self.timeout):
                 connection = await psycopg.AsyncConnection.connect(**self.connect_options(), autocommit=True)
-            else:
-                connection = await self.pool_instance.getconn(self.timeout)
+        else:
+            # It gives up before anybody cancels it, which can cost the pool a connection (psycopg#1345).
+            connection = await self.pool_instance.getconn(0.9 * self.timeout)
         return await enter(self, PsycopgAsyncConnection(self, connection), writes=writes)
 
 
