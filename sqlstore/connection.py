@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows = Sequence[Sequence[Any]]
 
-__all__ = ("StoreConnection", "ThreadConnection", "started_threads")
+__all__ = ("StoreConnection", "ThreadConnection", "close_socket", "started_threads")
 
 T = TypeVar("T")
 
@@ -60,6 +60,16 @@ class StoreConnection(ABC):
         A server goes on with a statement whose client has gone, so that it could undo what comes after. Raises the
         driver's own exceptions if the server cannot be asked.
         """
+
+
+def close_socket(transport: object) -> None:
+    """Close the socket of an asyncio transport that cannot be aborted, because its loop is closed.
+
+    It is left with an open socket that only its last callback closes (uvloop has closed it with the loop).
+    """
+    last_callback: Callable[[None], None] | None = getattr(transport, "_call_connection_lost", None)
+    if last_callback is not None:
+        last_callback(None)
 
 
 class ThreadConnection(StoreConnection):

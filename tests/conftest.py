@@ -21,6 +21,7 @@ import pytest
 
 from sqlstore import BaseConfig, BaseSQLSpecStore
 from sqlstore.adapters.aiosqlite import AiosqliteConfig, AiosqliteStore
+from sqlstore.adapters.asyncmy import AsyncmyConfig, AsyncmyStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
 from sqlstore.adapters.psycopg import (
     PsycopgAsyncConfig,
@@ -53,6 +54,12 @@ class Adapter:
     pool_config: Callable[[str], dict[str, Any]]
 
     @property
+    def dialect(self) -> str:
+        """The name of its dialect, which several databases may speak."""
+        name: str = self.store.config_type().dialect.name
+        return name
+
+    @property
     def networked(self) -> bool:
         """Whether its database is a server."""
         return self.database in servers.SERVERS
@@ -62,6 +69,8 @@ ADAPTERS = (
     Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}),
     Adapter("psycopg", "postgresql", PsycopgAsyncConfig, PsycopgAsyncStore, lambda dsn: {"conninfo": dsn}),
     Adapter("psycopg_sync", "postgresql", PsycopgSyncConfig, PsycopgSyncStore, lambda dsn: {"conninfo": dsn}),
+    Adapter("asyncmy_mariadb", "mariadb", AsyncmyConfig, AsyncmyStore, servers.MariaDB.options),
+    Adapter("asyncmy_mysql", "mysql", AsyncmyConfig, AsyncmyStore, servers.MySQL.options),
     Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}),
     Adapter("sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}),
 )
@@ -77,7 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a worker of xdist, which inherits the directory of its controller
         servers.die_with_parent()
     else:
-        shared = servers.Shell()
+        shared = servers.Shell(demoted=False)
+        shared.run("chmod 1777 .")  # for servers that do not run as root, and those that do
         os.environ[servers.RUN_DIRECTORY] = str(shared.directory)
         config.add_cleanup(shared.close)
 
@@ -117,16 +127,32 @@ def adapter(request: pytest.FixtureRequest) -> Adapter:
     return row
 
 
-@pytest.fixture(scope="session")
-def postgresql_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
-    """Give the worker's PostgreSQL server."""
-    server = servers.find(servers.PostgreSQL, request)
+def _of_worker(kind: type[Server], request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    server = servers.find(kind, request)
     try:
         server.dsn = asyncio.run(server.create_database())
         yield server
         asyncio.run(server.drop_database(server.dsn))
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    """Give the worker's PostgreSQL server."""
+    yield from _of_worker(servers.PostgreSQL, request)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    """Give the worker's MariaDB server."""
+    yield from _of_worker(servers.MariaDB, request)
+
+
+@pytest.fixture(scope="session")
+def mysql_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    """Give the worker's MySQL server."""
+    yield from _of_worker(servers.MySQL, request)
 
 
 @pytest.fixture
@@ -179,7 +205,7 @@ def proxy(
     place = urlsplit(server.dsn)
     assert place.hostname
     assert place.port, "the DSN must name the server's port"
-    with Proxy(place.hostname, place.port) as proxy:
+    with Proxy(place.hostname, place.port, server.wire) as proxy:
         yield proxy
 
 

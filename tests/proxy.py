@@ -6,9 +6,10 @@ it goes on working while a test blocks, replaces or closes its loop.
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Self
 
 
@@ -38,6 +39,49 @@ POSTGRESQL = Wire(
 )
 
 
+# dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html; rows end with an OK packet, not with EOF.
+def _packets(data: bytearray) -> Iterator[bytes]:
+    """Return what is in the packets of *data*, and b"" in the place of an incomplete one."""
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 3], "little")
+        yield bytes(data[at + 4 : end]) if end <= len(data) else b""
+        at = end
+
+
+def _integer(packet: bytes, at: int) -> tuple[int, int]:
+    """Return a length-encoded integer, and where it ends."""
+    size = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(packet[at], 0)
+    return int.from_bytes(packet[at + 1 : at + 1 + size], "little") if size else packet[at], at + 1 + size
+
+
+def _mysql_status(reply: bytearray) -> int | None:
+    """Return the server's status after a whole answer, 0 if it is an error; None if there is more to come."""
+    packets = _packets(reply)
+    for packet in packets:
+        last = packet
+        if packet[:1] not in {b"", b"\0", b"\xff"}:  # the number of columns; their descriptions and the rows follow
+            list(islice(packets, _integer(packet, 0)[0]))
+            last = next((packet for packet in packets if packet[:1] in {b"\xfe", b"\xff"}), b"")
+        if last[:1] == b"\xff":
+            return 0
+        if not last:
+            return None
+        at = _integer(last, _integer(last, 1)[1])[1]
+        status = int.from_bytes(last[at : at + 2], "little")
+        if not status & 8:  # SERVER_MORE_RESULTS_EXISTS
+            return status
+    return None
+
+
+MYSQL = Wire(
+    # A command begins a sequence of packets, which a login's answer does not.
+    executes=lambda request: request.startswith(b"\0\3", 3) and all(_packets(request)),
+    answered=lambda reply: _mysql_status(reply) is not None,
+    commits=lambda reply: (status := _mysql_status(reply)) is not None and not status & 1,  # SERVER_STATUS_IN_TRANS
+)
+
+
 @dataclass
 class _Link:
     """One client's connection: both ways out, and what the client has said since the server last spoke."""
@@ -56,7 +100,7 @@ class Proxy:
     bytes_to_server = 0
     lost_replies = 0
 
-    def __init__(self, host: str, port: int, wire: Wire = POSTGRESQL) -> None:
+    def __init__(self, host: str, port: int, wire: Wire) -> None:
         """Open nothing yet."""
         self._target = host, port
         self._wire = wire

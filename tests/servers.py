@@ -7,6 +7,7 @@ skipped with every reason, or fail if ``SQLSTORE_REQUIRE`` (``sqlite,postgresql`
 A new database is one more subclass of `Server` in `SERVERS`.
 """
 
+import asyncio
 import ctypes
 import importlib
 import os
@@ -19,13 +20,20 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+import asyncmy
 import asyncpg
 import pytest
+from asyncmy.constants import FIELD_TYPE
 from filelock import FileLock
+
+from .proxy import MYSQL, POSTGRESQL, Wire
+
+ASYNCMY: Any = asyncmy  # its types say little
 
 RUN_DIRECTORY = "SQLSTORE_TEST_RUN_DIRECTORY"
 """The environment variable with the directory that all processes of a run share."""
@@ -60,9 +68,9 @@ class Shell:
         for attempt in 1 2 3 4 5; do rm -rf "$directory" && break; sleep 1; done  # another one may still write there
     """
 
-    def __init__(self) -> None:
-        """Make the directory, named with our pid, where PostgreSQL can use it, which refuses to run as root."""
-        nobody = 65534 if os.geteuid() == 0 else None
+    def __init__(self, *, demoted: bool = True) -> None:
+        """Make the directory, named with our pid; *demoted*, the commands do not run as root."""
+        nobody = 65534 if demoted and os.geteuid() == 0 else None
         name = f"sqlstore-{os.getpid()}-{secrets.token_hex(4)}"
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", self.SCRIPT, "sh", tempfile.gettempdir(), name],
@@ -106,14 +114,14 @@ class Server(ABC):
     database: ClassVar[str]
     service: ClassVar[tuple[str, str]]
     """pytest-databases' plugin and fixture."""
+    wire: ClassVar[Wire]
     unencrypted: ClassVar[str]
     """The DSN's query that lets a proxy follow the conversation."""
     drop: ClassVar[str]
-    kill: ClassVar[str]
 
     # A private server: its executable, also looked for in these places, the last by name first; shell commands, which
-    # know $bin and $port, to initialise the directory that follows, to serve the directory data, and to tell whether
-    # connections are accepted; the signal that ends it in good order; the DSN.
+    # know $bin, $port and $run, to initialise the directory that follows, to serve the directory data, and to tell
+    # whether connections are accepted; the signal that ends it in good order; the DSN.
     executable: ClassVar[str]
     places: ClassVar[str]
     initialise: ClassVar[str]
@@ -121,6 +129,7 @@ class Server(ABC):
     ready: ClassVar[str]
     stop_signal: ClassVar[str]
     private_dsn: ClassVar[str]
+    refuses_root: ClassVar[bool] = False
 
     def __init__(self, dsn: str, origin: str, shell: Shell | None = None) -> None:
         """Describe the server at *dsn*; *shell* runs it if it is private."""
@@ -129,19 +138,30 @@ class Server(ABC):
         self._shell = shell
 
     @classmethod
-    def private(cls) -> Self:
-        """Start a throw-away server on a free loopback port."""
+    def find_executable(cls) -> Path:
+        """Return where the executable of a private server is."""
         places = [os.environ.get("PATH", os.defpath), *map(str, sorted(Path("/").glob(cls.places), reverse=True))]
         found = shutil.which(cls.executable, path=os.pathsep.join(places))
         if found is None:
             msg = f"no {cls.executable} in PATH or /{cls.places}"
             raise FileNotFoundError(msg)
-        executable = Path(found).resolve()
+        return Path(found).resolve()
+
+    @classmethod
+    def how_to_run(cls, executable: Path) -> str:
+        """Return the command that runs *executable*."""
+        return str(executable)
+
+    @classmethod
+    def private(cls) -> Self:
+        """Start a throw-away server on a free loopback port."""
+        executable = cls.find_executable()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        shell = Shell()
+        shell = Shell(demoted=cls.refuses_root)
         try:
             shell.run(f"port={port} signal={cls.stop_signal} bin={shlex.quote(str(executable.parent))}")
+            shell.run(f"run={shlex.quote(cls.how_to_run(executable))}")
             template = f"{os.environ[RUN_DIRECTORY]}/{cls.database}"
             with FileLock(f"{template}.lock"):
                 shell.run(f"t={shlex.quote(template)}")
@@ -196,9 +216,17 @@ class Server(ABC):
     async def read_only(self, dsn: str) -> str:
         """Return the DSN by which the database at *dsn* takes no writes."""
 
+    @abstractmethod
+    async def add_user(self, name: str, password: str) -> None:
+        """Let a user of a private server create tables, and log in with *password* only."""
+
+    @abstractmethod
+    async def connections(self, dsn: str) -> set[int]:
+        """Return what tells the stores' connections to the database at *dsn* apart."""
+
+    @abstractmethod
     async def kill_connections(self, dsn: str) -> None:
-        """End every connection to the database at *dsn* by the administrator's command."""
-        await self.fetch(self.kill, dsn)
+        """End every connection to the database at *dsn* by the administrator's command, and wait until it is gone."""
 
 
 class PostgreSQL(Server):
@@ -206,12 +234,9 @@ class PostgreSQL(Server):
 
     database = "postgresql"
     service = "pytest_databases.docker.postgres", "postgres_18_service"
+    wire = POSTGRESQL
     unencrypted = "sslmode=disable"
     drop = "DROP DATABASE {} WITH (FORCE)"
-    kill = """
-        SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-         WHERE datname = current_database() AND pid <> pg_backend_pid()
-    """
     executable = "postgres"
     places = "usr/lib/postgresql/*/bin"
     initialise = '"$bin/initdb" -A trust -U postgres -E UTF8 --no-locale -N --wal-segsize=1 -D'
@@ -224,6 +249,7 @@ class PostgreSQL(Server):
     ready = "grep -qs ^ready data/postmaster.pid"
     stop_signal = "INT"
     private_dsn = "postgresql://postgres@127.0.0.1:{port}/postgres"
+    refuses_root = True
 
     async def fetch(self, sql: str, dsn: str | None = None) -> list[tuple[Any, ...]]:
         """See `Server.fetch`."""
@@ -238,8 +264,164 @@ class PostgreSQL(Server):
         options = urlencode({"options": "-c default_transaction_read_only=on"}, quote_via=quote)
         return urlsplit(dsn)._replace(query=options).geturl()
 
+    async def add_user(self, name: str, password: str) -> None:
+        """See `Server.add_user`."""
+        await self.fetch(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        await self.fetch(f"GRANT CREATE ON SCHEMA public TO {name}")
+        [(rules,)] = await self.fetch("SHOW hba_file")
+        await asyncio.to_thread(self._require_password, name, Path(rules))
 
-SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL,)}
+    def _require_password(self, name: str, rules: Path) -> None:
+        self.stop()
+        rules.write_text(f"host all {name} all scram-sha-256\nhost all all all trust\n")
+        self.start()
+
+    async def connections(self, dsn: str) -> set[int]:
+        """See `Server.connections`."""
+        sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlstore' AND datname = current_database()"
+        return {row[0] for row in await self.fetch(sql, dsn)}
+
+    async def kill_connections(self, dsn: str) -> None:
+        """See `Server.kill_connections`."""
+        await self.fetch(
+            """
+            SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()
+            """,
+            dsn,
+        )
+
+
+class MySQLFamily(Server):
+    """What MySQL and MariaDB have in common."""
+
+    wire = MYSQL
+    unencrypted = ""
+    drop = "DROP DATABASE {}"
+    places = "usr/sbin"
+    # Nothing is flushed to disk.
+    serve = (
+        '$run --datadir="$PWD/data" --port=$port --bind-address=127.0.0.1 --socket="$PWD/socket" --pid-file="$PWD/pid" '
+        "--innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=OFF --innodb-use-native-aio=OFF --disable-log-bin "
+        "--innodb-buffer-pool-size=32M --max-connections=200 --max-allowed-packet=64M --performance-schema=OFF"
+    )
+    ready = "[ -s pid ]"
+    stop_signal = "TERM"
+    private_dsn = "mysql://root@127.0.0.1:{port}/mysql"
+
+    def __init__(self, dsn: str, origin: str, shell: Shell | None = None) -> None:
+        """See `Server`."""
+        super().__init__(dsn, origin, shell)
+        self._administrators: set[int] = set()
+
+    @classmethod
+    def find_executable(cls) -> Path:
+        """See `Server.find_executable`; that of a newer release comes first."""
+        tree = TREES / cls.database
+        reasons = [f"no {cls.executable} in {tree}, PATH or /{cls.places}"]
+        for directory in [str(tree / cls.places), *os.get_exec_path(), f"/{cls.places}"]:
+            executable = Path(directory, cls.executable).resolve()
+            if executable.exists():
+                command = [*shlex.split(cls.how_to_run(executable)), "--version"]
+                version = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+                if ("MariaDB" in version) is issubclass(cls, MariaDB):
+                    return executable
+                reasons.append(f"{executable} is {version}")
+        raise FileNotFoundError(", but ".join(dict.fromkeys(reasons)))
+
+    @classmethod
+    def how_to_run(cls, executable: Path) -> str:
+        """See `Server.how_to_run`; a tree has a loader and libraries of its own."""
+        tree = executable.parents[2]
+        user = "" if os.geteuid() else " --user=root"
+        loaders = [] if tree == Path("/") else [*tree.glob("lib*/ld-*.so.?")]
+        if not loaders:
+            return f"{executable} --no-defaults{user}"
+        [libraries] = tree.glob("usr/lib/*/libc.so.6")
+        [messages] = tree.glob("usr/share/m*/english")
+        return (
+            f"{loaders[0]} --library-path {libraries.parent} {executable} --no-defaults{user} "
+            f"--basedir={tree}/usr --lc-messages-dir={messages.parent}"
+        )
+
+    @classmethod
+    def options(cls, dsn: str) -> dict[str, Any]:
+        """Return what asyncmy takes for *dsn*."""
+        parts = urlsplit(dsn)
+        return {
+            "host": parts.hostname,
+            "port": parts.port or 3306,
+            "user": unquote(parts.username or ""),
+            "password": unquote(parts.password or ""),
+            "database": parts.path[1:],
+            **dict(parse_qsl(parts.query)),
+        }
+
+    async def fetch(self, sql: str, dsn: str | None = None) -> list[tuple[Any, ...]]:
+        """See `Server.fetch`; keys come as strings."""
+        connection = await ASYNCMY.connect(**self.options(dsn or self.admin_dsn), autocommit=True, conv=_CONVERSIONS)
+        self._administrators.add(connection.thread_id())
+        try:
+            await connection.query(sql)  # not a cursor, which warns of what the server warns of
+            return [*(connection._result.rows or ())]  # noqa: SLF001
+        finally:
+            await connection.ensure_closed()
+
+    async def read_only(self, dsn: str) -> str:
+        """See `Server.read_only`."""
+        return urlsplit(dsn)._replace(query="init_command=SET SESSION TRANSACTION READ ONLY").geturl()
+
+    async def add_user(self, name: str, password: str) -> None:
+        """See `Server.add_user`."""
+        await self.fetch(f"CREATE USER {name} IDENTIFIED BY '{password}'")
+        await self.fetch(f"GRANT ALL ON *.* TO {name}")
+
+    async def connections(self, dsn: str) -> set[int]:
+        """See `Server.connections`: of all that are there, where not every server knows the programs' names."""
+        name = urlsplit(dsn).path[1:]
+        found = await self.fetch(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")  # noqa: S608
+        return {row[0] for row in found} - self._administrators
+
+    async def kill_connections(self, dsn: str) -> None:
+        """See `Server.kill_connections`."""
+        while found := await self.connections(dsn):
+            for connection in found:
+                with suppress(asyncmy.OperationalError):  # it has gone meanwhile
+                    await self.fetch(f"KILL {connection}")
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+_CONVERSIONS = {**ASYNCMY.converters.conversions, FIELD_TYPE.VAR_STRING: _text}
+
+
+class MariaDB(MySQLFamily):
+    """MariaDB 10.6 or later."""
+
+    database = "mariadb"
+    service = "pytest_databases.docker.mariadb", "mariadb_114_service"
+    executable = "mariadbd"
+    # As MariaDB's own script does, which cannot be told how to run the executable.
+    initialise = (
+        'bootstrap() { mkdir -p "$1/mysql" && cd "${bin%/sbin}"/share/m*/english/.. && '
+        "{ echo 'USE mysql;'; cat m*_system_tables.sql m*_system_tables_data.sql; } | "
+        '$run --bootstrap --datadir="$OLDPWD/$1" && cd "$OLDPWD"; }; bootstrap'
+    )
+
+
+class MySQL(MySQLFamily):
+    """MySQL 8.0.19 or later."""
+
+    database = "mysql"
+    service = "pytest_databases.docker.mysql", "mysql_84_service"
+    executable = "mysqld"
+    initialise = 'initialise() { $run --initialize-insecure --secure-file-priv=NULL --datadir="$PWD/$1"; }; initialise'
+    serve = f"{MySQLFamily.serve} --mysqlx=OFF --secure-file-priv=NULL"
+
+
+SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL, MariaDB, MySQL)}
 
 
 def required() -> set[str]:

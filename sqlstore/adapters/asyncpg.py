@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from ..config import ExtensionConfig, ServerConfig
+from ..connection import close_socket
 from ..dialects import POSTGRESQL, Step
 from ..exceptions import (
     ConnectionLostError,
@@ -200,13 +201,8 @@ class AsyncpgConnection(PostgreSQLConnection):
             return
         try:
             self._connection.terminate()
-        except RuntimeError:
-            # Its loop is closed: asyncio's transport is left with an open socket that only its last callback closes
-            # (uvloop has closed it with the loop).
-            transport: object = getattr(self._connection, "_transport", None)
-            close_socket: Callable[[None], None] | None = getattr(transport, "_call_connection_lost", None)
-            if close_socket is not None:
-                close_socket(None)
+        except RuntimeError:  # its loop is closed
+            close_socket(getattr(self._connection, "_transport", None))
 
     @override
     async def bury(self) -> None:

@@ -1,7 +1,8 @@
 """SQL text, one module per database: what `Dialect` names, each database spells."""
 
 from ._dialect import Dialect, Row, Statement, Step
+from .mysql import MYSQL
 from .postgresql import POSTGRESQL
 from .sqlite import SQLITE
 
-__all__ = ("POSTGRESQL", "SQLITE", "Dialect", "Row", "Statement", "Step")
+__all__ = ("MYSQL", "POSTGRESQL", "SQLITE", "Dialect", "Row", "Statement", "Step")

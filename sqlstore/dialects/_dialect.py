@@ -40,7 +40,7 @@ class Statement:
     """A text and the names of its values, in the order of its placeholders.
 
     A name is looked up in the call's values, else it is a `Row` field. ``key[]`` is that field of all rows as one
-    array; ``key*`` is one placeholder a row, standing where the text says ``{key*}``.
+    array; ``key*`` is one placeholder a row, standing where the text says ``{key*}``, and so is ``version*``.
     """
 
     text: str
@@ -165,4 +165,5 @@ def _fields(parameters: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
 
 @cache
 def _with_list(text: str, placeholder: str, size: int) -> str:
-    return text.replace("{key*}", ", ".join([placeholder] * size))
+    listed = ", ".join([placeholder] * size)
+    return text.replace("{key*}", listed).replace("{version*}", listed)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 import pytest
 
+from ..servers import ASYNCMY, MySQL
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -44,6 +46,23 @@ async def _hold_in_postgresql(dsn: str, table: str, keys: Sequence[str]) -> Asyn
 
 
 @asynccontextmanager
+async def _hold_in_mysql(dsn: str, table: str, keys: Sequence[str]) -> AsyncGenerator[None, None]:
+    connection = await ASYNCMY.connect(**MySQL.options(dsn))
+    try:
+        async with connection.cursor() as cursor:
+            if keys:
+                await cursor.execute(f"SELECT namespace, session_id FROM {table} WHERE session_id IN %s", (keys,))  # noqa: S608
+                rows = await cursor.fetchall()
+                assert len(rows) == len(keys)
+                for row in rows:  # by their primary key, or all rows would be held that are looked at
+                    sql = f"SELECT 1 FROM {table} WHERE namespace = %s AND session_id = %s FOR UPDATE"  # noqa: S608
+                    await cursor.execute(sql, row)
+            yield
+    finally:
+        await connection.ensure_closed()
+
+
+@asynccontextmanager
 async def _hold_in_sqlite(path: str, _table: str, _keys: Sequence[str]) -> AsyncGenerator[None, None]:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -54,6 +73,7 @@ async def _hold_in_sqlite(path: str, _table: str, _keys: Sequence[str]) -> Async
 
 
 _HOLD: dict[str, Callable[[str, str, Sequence[str]], AbstractAsyncContextManager[None]]] = {
+    "mysql": _hold_in_mysql,
     "postgresql": _hold_in_postgresql,
     "sqlite": _hold_in_sqlite,
 }
@@ -64,7 +84,7 @@ def hold(adapter: Adapter, database: str) -> Hold:
     """Return a context manager that is in the way of writes."""
 
     def hold(table: str, *keys: str) -> AbstractAsyncContextManager[None]:
-        return _HOLD[adapter.database](database, table, keys)
+        return _HOLD[adapter.dialect](database, table, keys)
 
     return hold
 
@@ -116,8 +136,7 @@ def connections(adapter: Adapter, database: str, request: pytest.FixtureRequest)
     async def connections(pid: int | None = None) -> set[int]:
         if server is None:
             return _descriptors(database, pid)
-        sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlstore' AND datname = current_database()"
-        return {row[0] for row in await server.fetch(sql, database)}
+        return await server.connections(database)
 
     return connections
 

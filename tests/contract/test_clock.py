@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     Store = BaseSQLSpecStore[Any]
 
 # By database: let new connections to {database} see the time {hours} hours from UTC.
-TIME_ZONE = {"postgresql": "ALTER DATABASE {database} SET timezone TO '<local>{hours:+}'"}
+TIME_ZONE = {
+    "mysql": "SET GLOBAL time_zone = '{hours:+03}:00'",
+    "postgresql": "ALTER DATABASE {database} SET timezone TO '<local>{hours:+}'",
+}
 
 
 @pytest.fixture(params=[5, -5], ids="{:+}h".format)
@@ -30,7 +33,7 @@ async def apart(
     """Give two stores over one table, whose connections are ten hours apart."""
     stores: list[Store] = []
     for hours in (request.param, -request.param):
-        zone = TIME_ZONE[adapter.database].format(database=urlsplit(fresh_database).path[1:], hours=hours)
+        zone = TIME_ZONE[adapter.dialect].format(database=urlsplit(fresh_database).path[1:], hours=hours)
         await server.fetch(zone)
         stores.append(adapter.store(make_config(dsn=fresh_database)))
         await stores[-1].create_table()

@@ -214,6 +214,10 @@ async def test_a_batch_may_be_as_large_as_the_table(store: Store, sql: SQL) -> N
 
 
 _REFUSE_TO_DELETE = {
+    "mysql": """
+        CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} FOR EACH ROW
+        IF old.session_id = 'e' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused'; END IF
+    """,
     "sqlite": """
         CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} WHEN old.session_id = 'e'
         BEGIN
@@ -233,7 +237,7 @@ _REFUSE_TO_DELETE = {
 async def test_each_batch_of_a_pruning_commits_by_itself(store: Store, adapter: Adapter, sql: SQL) -> None:
     """An error takes nothing back but its own batch, in the order of keys."""
     await _expire(store, "abcdef")
-    await sql(_REFUSE_TO_DELETE[adapter.database].format(table=store.table_name))
+    await sql(_REFUSE_TO_DELETE[adapter.dialect].format(table=store.table_name))
     with pytest.raises(SQLStoreError, match="refused"):
         await store.delete_expired(batch_size=2)
 

@@ -289,22 +289,13 @@ async def test_a_wrong_database_or_user_is_an_error_at_once(
     store = make_store(dsn=dsn)
     await _assert_unavailable(store)
 
-    with pytest.raises(UnavailableError, match=r'"no_such_database" does not exist|"nobody"'):
+    with pytest.raises(UnavailableError, match=r"""["'](no_such_database|nobody)["']"""):
         await store.get("k")
-
-
-def _require_password(server: Server, rules: str) -> None:
-    server.stop()
-    Path(rules).write_text("host all app all scram-sha-256\nhost all all all trust\n")
-    server.start()
 
 
 async def test_a_wrong_password_is_an_error_at_once(make_store: MakeStore, private_server: Server) -> None:
     """The right one works."""
-    await private_server.fetch("CREATE ROLE app LOGIN PASSWORD 'right'")
-    await private_server.fetch("GRANT CREATE ON SCHEMA public TO app")
-    [(rules,)] = await private_server.fetch("SHOW hba_file")
-    await asyncio.to_thread(_require_password, private_server, rules)
+    await private_server.add_user("app", "right")
     place = urlsplit(private_server.dsn)
     for password in ("wrong", ""):
         dsn = place._replace(netloc=f"app:{password}@{place.hostname}:{place.port}").geturl()

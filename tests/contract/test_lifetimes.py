@@ -35,6 +35,7 @@ _SECONDS: dict[timedelta | float, float] = {
     36_525 * 86_400: 36_525 * 86_400,
 }
 _STORED_LIFETIME = {
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, updated_at, expires_at) / 1e6",
     "postgresql": "extract(epoch FROM expires_at - updated_at)::float8",
     "sqlite": "expires_at - updated_at",
 }
@@ -52,7 +53,7 @@ async def test_a_lifetime_is_kept_exactly(
 ) -> None:
     """Neither fractions of a second nor whole days are lost."""
     await _give(store, lifetime)
-    seconds = _STORED_LIFETIME[adapter.database]
+    seconds = _STORED_LIFETIME[adapter.dialect]
     stored = dict(await sql(f"SELECT session_id, {seconds} FROM {store.table_name}"))  # noqa: S608
 
     # Where the process's clock is the database's it is read twice.

@@ -32,12 +32,14 @@ WRITERS, SECONDS = 8, 4.0
 
 # So that a deadlock is noticed, and counted, before the stores' lock timeout ends it. SQLite has but one lock.
 _NOTICE_DEADLOCKS = {
+    "mysql": "SET GLOBAL innodb_monitor_reset = 'lock_deadlocks'",
     "postgresql": """
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = ''10ms''', current_database()); END $$
     """,
     "sqlite": "SELECT 0",
 }
 _DEADLOCKS = {
+    "mysql": "SELECT count_reset FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'",
     "postgresql": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
     "sqlite": "SELECT 0",
 }
@@ -146,7 +148,7 @@ async def test_no_write_to_shared_keys_is_lost(
     adapter: Adapter, make_store: MakeStore, fresh_database: str, sql: SQL, processes: ProcessPoolExecutor
 ) -> None:
     """Every read sees the last write that was acknowledged, or a later one; all sums are right; no deadlock."""
-    await sql(_NOTICE_DEADLOCKS[adapter.database], fresh_database)
+    await sql(_NOTICE_DEADLOCKS[adapter.dialect], fresh_database)
     store = make_store(dsn=fresh_database)
     await store.create_table()
     place = Place(adapter.store, adapter.config, store.config.pool_config, store.config.extension_config)
@@ -162,7 +164,7 @@ async def test_no_write_to_shared_keys_is_lost(
     assert [error for history in histories for error in history.errors] == []
     assert _unexplained(writes, reads + left) == []
     assert (sum(sums[:3]), sum(sums[3:])) == (PROCESSES * TASKS * ROUNDS,) * 2
-    assert await sql(_DEADLOCKS[adapter.database], fresh_database) == [(0,)]
+    assert await sql(_DEADLOCKS[adapter.dialect], fresh_database) == [(0,)]
 
 
 def write_back_to_back(place: Place, process: int, seconds: float) -> Waits:

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 LONGEST = "sessions_" * 7
 assert len(LONGEST) == 63
 INDEXES = {
+    "mysql": """
+        SELECT DISTINCT index_name FROM information_schema.statistics
+         WHERE table_schema = DATABASE() AND table_name = '{}' AND index_name <> 'PRIMARY'
+    """,
     "postgresql": "SELECT indexname FROM pg_indexes WHERE lower(tablename) = lower('{}')",
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'index' AND sql > '' AND lower(tbl_name) = lower('{}')",
 }
 TABLES = {
+    "mysql": "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
     "postgresql": "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_)'",
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table'",
 }
@@ -36,7 +41,7 @@ async def _no_table_left(adapter: Adapter, fresh_database: str, sql: SQL) -> Asy
     """See that the test leaves no table in its new database."""
     yield
 
-    assert await sql(TABLES[adapter.database], fresh_database) == []
+    assert await sql(TABLES[adapter.dialect], fresh_database) == []
 
 
 async def _use(store: Store) -> None:
@@ -92,7 +97,7 @@ async def test_long_names_that_begin_alike_are_two_tables(
     for name, store in zip(names, stores, strict=True):
         await store.create_table()
         await store.set("k", name)
-        indexes.append({index for (index,) in await sql(INDEXES[adapter.database].format(name), fresh_database)})
+        indexes.append({index for (index,) in await sql(INDEXES[adapter.dialect].format(name), fresh_database)})
 
     assert [await store.get("k") for store in stores] == [name.encode() for name in names]
     assert len(indexes[0]) == len(indexes[1]) > 1

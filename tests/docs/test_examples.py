@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXAMPLES = ROOT / "examples"
 RUN_HERE = {
     "aiosqlite_connection.py",
+    "asyncmy_options.py",
     "asyncpg_options.py",
     "asyncpg_pool.py",
     "asyncpg_store.py",
@@ -116,6 +117,16 @@ def test_a_script_makes_the_table_in_postgresql(
     monkeypatch.setenv("DATABASE_URL", fresh_database)
 
     assert printed("asyncpg_options.py", tmp_path) == "public.shop_sessions is ready\n"
+
+
+@pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
+def test_a_script_makes_the_table_in_mysql(
+    fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in MariaDB."""
+    monkeypatch.setenv("DATABASE_URL", fresh_database)
+
+    assert printed("asyncmy_options.py", tmp_path) == "shop_sessions is ready\n"
 
 
 @pytest.mark.adapters("psycopg")

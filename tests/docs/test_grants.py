@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from sqlstore import SQLStoreError
+from sqlstore import BaseSQLSpecStore, SQLStoreError
+from sqlstore.adapters.asyncmy import AsyncmyConfig, AsyncmyStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
 
 from .pages import fences
@@ -48,7 +49,7 @@ async def limited(fresh_database: str, role: str) -> AsyncGenerator[AsyncpgStore
         yield store
 
 
-async def call_every_verb(store: AsyncpgStore) -> None:
+async def call_every_verb(store: BaseSQLSpecStore[Any]) -> None:
     """Call them so that each reaches the row it is about."""
     await store.create_table()
     await store.set("k", b"v", expires_in=60)
@@ -92,3 +93,23 @@ async def test_a_role_needs_each_of_the_grants(
 
     with pytest.raises(SQLStoreError):
         await call_every_verb(limited)
+
+
+@pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
+async def test_a_mysql_user_with_the_grant_can_call_every_verb(private_server: Server) -> None:
+    """It needs no more, and each of the privileges."""
+    place = urlsplit(private_server.dsn)
+    await private_server.fetch("CREATE DATABASE app")
+    await private_server.fetch("CREATE USER app IDENTIFIED BY 'app'")
+    server = {"host": place.hostname, "port": place.port, "database": "app"}
+    async with AsyncmyStore(AsyncmyConfig(pool_config={**server, "user": place.username})) as owner:
+        await owner.create_table()
+    [grant] = fences("adapters/asyncmy.md", "mysql")
+    await private_server.fetch(grant.body)
+    async with AsyncmyStore(AsyncmyConfig(pool_config={**server, "user": "app", "password": "app"})) as store:
+        await call_every_verb(store)
+        for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+            await private_server.fetch(f"REVOKE {privilege} ON app.litestar_session FROM app")
+            with pytest.raises(SQLStoreError):
+                await call_every_verb(store)
+            await private_server.fetch(f"GRANT {privilege} ON app.litestar_session TO app")

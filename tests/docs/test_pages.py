@@ -12,11 +12,13 @@ import pytest
 
 import sqlstore
 from sqlstore import BaseSQLSpecStore, LitestarOptions, exceptions
+from sqlstore.adapters.asyncmy import AsyncmyConfig
 from sqlstore.adapters.asyncpg import AsyncpgConfig
 from sqlstore.adapters.sqlite import SqliteConfig
 from sqlstore.dialects import Step
 
 from ..conftest import ADAPTERS
+from ..servers import ASYNCMY
 from .pages import PAGES, ROOT, codes, fences, table
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def test_code_is_a_file_or_runs_in_a_test(page: str) -> None:
     """A block is a directive, or of a kind that another test here runs; each fence is closed."""
     kinds = {fence.info.split()[0] for fence in fences(page)}
 
-    assert kinds <= {"{literalinclude}", "{toctree}", "{eval-rst}", "pycon", "shell", "sql"}
+    assert kinds <= {"{literalinclude}", "{toctree}", "{eval-rst}", "mysql", "pycon", "shell", "sql"}
     assert PAGES[page].count("```") == 2 * len(fences(page))
 
 
@@ -121,6 +123,29 @@ async def test_the_settings_of_a_postgresql_connection_are_those_of_the_table(ma
 
     assert found == named
     assert "lock_timeout" in found
+
+
+def test_the_options_of_asyncmy_are_all_there_are() -> None:
+    """The table has each option that asyncmy knows, but for the one that is refused."""
+    named = {code for row in table("adapters/asyncmy.md", "`pool_config`") for code in codes(row[0])}
+    parameters: set[str] = set()
+    for function in (ASYNCMY.connect, ASYNCMY.create_pool):
+        parameters |= inspect.signature(function).parameters.keys()
+
+    assert named == parameters - {"sock", "kwargs"}
+    assert AsyncmyConfig(pool_config=dict.fromkeys(named)).pool_config
+
+
+@pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
+async def test_the_variables_of_a_mysql_connection_are_those_of_the_table(make_config: MakeConfig) -> None:
+    """The server reports each value as the page gives it."""
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/asyncmy.md", "Session variable")}
+    connection = await make_config().open_store_connection()
+    found = {name: str(await value(connection, Step(f"SELECT @@{name}"))) for name in named}
+    await connection.close()
+
+    assert found == named
+    assert "sql_mode" in found
 
 
 @pytest.mark.adapters("sqlite", "aiosqlite")

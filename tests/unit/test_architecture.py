@@ -132,7 +132,7 @@ def test_nothing_imports_an_adapter() -> None:
     ]
 
 
-@pytest.mark.parametrize("driver", ["aiosqlite", "asyncpg", "psycopg"])
+@pytest.mark.parametrize("driver", ["aiosqlite", "asyncmy", "asyncpg", "psycopg"])
 def test_a_driver_that_is_not_installed_is_an_error_that_names_the_extra(driver: str) -> None:
     """What to type is in the message."""
     program = f"import sys; sys.modules[{driver!r}] = None; import sqlstore.adapters.{driver}"
@@ -146,6 +146,7 @@ def test_a_driver_that_is_not_installed_is_an_error_that_names_the_extra(driver:
     [
         ("sqlstore", []),
         ("sqlstore.adapters", []),
+        ("sqlstore.adapters.asyncmy", ["asyncmy"]),
         ("sqlstore.adapters.asyncpg", ["asyncpg"]),
         ("sqlstore.adapters.psycopg", ["psycopg"]),
         ("sqlstore.adapters.sqlite", ["sqlite3"]),

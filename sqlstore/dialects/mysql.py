@@ -1,0 +1,267 @@
+"""MySQL 8.0.19 and later, and MariaDB 10.6 and later: one text for both.
+
+Where they differ, the text itself asks the server which one it is: MariaDB skips comments that begin with the number of
+a MySQL version from 5.7 on, and MySQL skips those that begin with ``M!``.
+https://mariadb.com/kb/en/comment-syntax/#executable-comment-syntax
+
+Neither has RETURNING for everything, so that a write is followed by a SELECT in its transaction. It finds what the
+write did by the version, which the client draws anew for each call. Columns have no alias in front, because DELETE
+takes none before MariaDB 11.6.
+"""
+
+from ._dialect import Dialect, Statement
+
+__all__ = ("MYSQL",)
+
+_NOW = "UTC_TIMESTAMP(6)"
+_EXPIRED = f"expires_at <= {_NOW}"
+_LIVE = f"(expires_at IS NULL OR expires_at > {_NOW})"
+_EXPIRY = f"{_NOW} + INTERVAL %s SECOND"
+_SECONDS_LEFT = f"TIMESTAMPDIFF(MICROSECOND, {_NOW}, expires_at) / 1e6"
+
+# Keys are bytes to the database, and strings to the stores.
+_KEY = "CONVERT(session_id USING utf8mb4)"
+_ROWS = "namespace = %s\n   AND session_id IN ({key*})"
+_ROW = "namespace = %s\n   AND session_id = %s"
+# Through another index, or none, rows would be locked that nobody asked for.
+_BY_KEY = "{table} FORCE INDEX (PRIMARY)"
+
+
+def _new(column: str) -> str:
+    """Return the inserted row's *column*: MySQL warns of VALUES(), and MariaDB knows no other way."""
+    return f"/*!80019 new.{column} *//*M! VALUES({column}) */"
+
+
+_INSERT = """
+INSERT INTO {table} (namespace, session_id, data, expires_at, version, created_at, updated_at)"""
+_ROW_VALUES = f"(%s, %s, %s, {_EXPIRY}, %s, {_NOW}, {_NOW})"
+_CONFLICT = "/*!80019 AS new */\nON DUPLICATE KEY UPDATE"
+
+# The column of the row that is there; a bare name could be the new row's.
+_OLD = "{table}."
+_OLD_EXPIRED = f"{_OLD}{_EXPIRED}"
+# Assignments take effect from left to right: what a condition tests is assigned after it.
+_NEW_LIFE = f"""principal = IF({_OLD_EXPIRED}, NULL, {_OLD}principal),
+       created_at = IF({_OLD_EXPIRED}, {_new("created_at")}, {_OLD}created_at)"""
+_NEW_EXPIRY = f"expires_at = IF({_OLD_EXPIRED}, {_new('expires_at')}, {_OLD}expires_at)"
+# After the version has been assigned, or has not.
+_TAKEN = f"{_OLD}version = {_new('version')}"
+
+_WRITTEN = Statement(
+    f"""
+SELECT {_KEY}
+  FROM {{table}}
+ WHERE {_ROW}
+   AND version = %s""",
+    ("namespace", "key", "version"),
+)
+
+# A counter is what increment itself writes. Its digits are looked at in hexadecimal, because MySQL refuses to match
+# bytes, and casting what is no number is an error. A number and its sign have 20 bytes at most.
+_IS_COUNT = f"HEX(LEFT({_OLD}data, 21)) REGEXP '^(30|(2D)?3[1-9](3[0-9]){{0,18}})$'"
+_SUM = f"(CAST({_OLD}data AS DECIMAL(20)) + CAST({_new('data')} AS DECIMAL(20)))"
+_RANGE = "BETWEEN -9223372036854775808 AND 9223372036854775807"
+_COUNTS = f"CASE WHEN {_IS_COUNT} THEN CAST({_OLD}data AS DECIMAL(20)) {_RANGE} AND {_SUM} {_RANGE} END"
+
+# Not (namespace, session_id) > (…), for which no index is used.
+_PAGE = """(namespace = %s AND session_id > %s
+    OR namespace > %s AND namespace < %s)"""
+_PAGE_VALUES = ("after_namespace", "after_key", "after_namespace", "end")
+
+# A row that somebody holds is left for the next round instead of waiting for it.
+_FREE = f"""
+  FROM {_BY_KEY}
+ WHERE {_ROWS}
+   AND {_EXPIRED}"""
+
+MYSQL = Dialect(
+    name="mysql",
+    schemas=True,
+    process_clock=False,
+    largest_value=2**30 - 2**20,  # max_allowed_packet is 1 GB at most
+    select=Statement(
+        f"""
+SELECT {_KEY}, data, version, {_SECONDS_LEFT}
+  FROM {{table}}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key*"),
+        placeholder="%s",
+    ),
+    select_expiry=Statement(
+        f"""
+SELECT {_KEY}, {_SECONDS_LEFT}
+  FROM {{table}}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key*"),
+        placeholder="%s",
+    ),
+    renew=Statement(
+        f"""
+SELECT {_KEY}, data, version
+  FROM {_BY_KEY}
+ WHERE {_ROWS}
+   AND expires_at > {_NOW}
+   FOR UPDATE""",
+        ("namespace", "key*"),
+        placeholder="%s",
+        then=Statement(
+            f"""
+UPDATE {_BY_KEY}
+   SET expires_at = GREATEST(expires_at, {_EXPIRY})
+ WHERE {_ROWS}
+   AND expires_at > {_NOW}""",
+            ("lifetime", "namespace", "key*"),
+            placeholder="%s",
+        ),
+    ),
+    # Versions are random, so that no other key's version is mistaken for this one's.
+    touch=Statement(
+        f"""
+UPDATE {_BY_KEY}
+   SET expires_at = GREATEST(expires_at, {_EXPIRY})
+ WHERE {_ROWS}
+   AND version IN ({{version*}})
+   AND expires_at > {_NOW}""",
+        ("lifetime", "namespace", "key*", "version*"),
+        placeholder="%s",
+    ),
+    upsert=Statement(
+        f"""{_INSERT}
+VALUES {{rows}} {_CONFLICT}
+       data = {_new("data")},
+       version = {_new("version")},
+       updated_at = {_new("updated_at")},
+       {_NEW_LIFE},
+       expires_at = {_new("expires_at")}""",
+        ("namespace", "key", "data", "lifetime", "version"),
+        row=_ROW_VALUES,
+    ),
+    delete=Statement(
+        f"""
+DELETE gone
+  FROM {{table}} AS gone FORCE INDEX (PRIMARY)
+ WHERE {_ROWS}""",
+        ("namespace", "key*"),
+        placeholder="%s",
+    ),
+    add=Statement(
+        f"""{_INSERT}
+VALUES {_ROW_VALUES} {_CONFLICT}
+       version = IF({_OLD_EXPIRED}, {_new("version")}, {_OLD}version),
+       data = IF({_TAKEN}, {_new("data")}, {_OLD}data),
+       updated_at = IF({_TAKEN}, {_new("updated_at")}, {_OLD}updated_at),
+       {_NEW_LIFE},
+       {_NEW_EXPIRY}""",
+        ("namespace", "key", "data", "lifetime", "version"),
+        then=_WRITTEN,
+    ),
+    # Marked with a version that no value has, so that what is deleted is what has been read.
+    pop=Statement(
+        f"""
+UPDATE {{table}}
+   SET version = -1
+ WHERE {_ROW}
+   AND {_LIVE}""",
+        ("namespace", "key"),
+        then=Statement(
+            f"""
+SELECT {_KEY}, data
+  FROM {{table}}
+ WHERE {_ROW}
+   AND version = -1""",
+            ("namespace", "key"),
+            then=Statement(
+                f"""
+DELETE FROM {{table}}
+ WHERE {_ROW}
+   AND version = -1""",
+                ("namespace", "key"),
+            ),
+        ),
+    ),
+    increment=Statement(
+        f"""{_INSERT}
+VALUES (%s, %s, CAST(%s AS CHAR), {_EXPIRY}, %s, {_NOW}, {_NOW}) {_CONFLICT}
+       version = IF({_OLD_EXPIRED} OR {_COUNTS}, {_new("version")}, {_OLD}version),
+       data = IF({_OLD_EXPIRED}, {_new("data")}, IF({_TAKEN}, CAST({_SUM} AS CHAR), {_OLD}data)),
+       updated_at = IF({_TAKEN}, {_new("updated_at")}, {_OLD}updated_at),
+       {_NEW_LIFE},
+       {_NEW_EXPIRY}""",
+        ("namespace", "key", "amount", "lifetime", "version"),
+        then=Statement(
+            f"""
+SELECT {_KEY}, data
+  FROM {{table}}
+ WHERE {_ROW}
+   AND version = %s""",
+            ("namespace", "key", "version"),
+        ),
+    ),
+    compare_and_set=Statement(
+        f"""
+UPDATE {{table}}
+   SET data = %s,
+       version = %s,
+       updated_at = {_NOW}
+ WHERE {_ROW}
+   AND version IN (%s, %s)
+   AND {_LIVE}""",
+        ("data", "version", "namespace", "key", "version", "expected"),
+        then=_WRITTEN,
+    ),
+    walk=Statement(
+        f"""
+SELECT CONVERT(namespace USING utf8mb4), {_KEY}, FALSE
+  FROM {{table}}
+ WHERE {_PAGE}
+ ORDER BY namespace, session_id
+ LIMIT %s""",
+        (*_PAGE_VALUES, "limit"),
+    ),
+    walk_expired=Statement(
+        f"""
+SELECT CONVERT(namespace USING utf8mb4), {_KEY}, TRUE
+  FROM {{table}}
+ WHERE {_PAGE}
+   AND {_EXPIRED}
+ ORDER BY namespace, session_id
+ LIMIT %s""",
+        (*_PAGE_VALUES, "limit"),
+    ),
+    # The answer are those that this transaction then holds; what becomes free before the second step goes uncounted.
+    delete_expired=Statement(
+        f"""
+SELECT {_KEY}{_FREE}
+   FOR UPDATE SKIP LOCKED""",
+        ("namespace", "key*"),
+        placeholder="%s",
+        # LIMIT, or MariaDB would merge the two, and lock what it should skip.
+        then=Statement(
+            f"""
+DELETE gone
+  FROM (
+       SELECT namespace, session_id{_FREE}
+        LIMIT 18446744073709551615
+          FOR UPDATE SKIP LOCKED) AS free
+ STRAIGHT_JOIN {{table}} AS gone
+    ON gone.namespace = free.namespace
+   AND gone.session_id = free.session_id""",
+            ("namespace", "key*"),
+            placeholder="%s",
+        ),
+    ),
+    columns=Statement(
+        """
+SELECT column_name
+  FROM information_schema.columns
+ WHERE table_schema = IF(LOCATE('.', %s), SUBSTRING_INDEX(%s, '.', 1), DATABASE())
+   AND table_name = SUBSTRING_INDEX(%s, '.', -1)""",
+        ("table", "table", "table"),
+    ),
+    # A transaction would end with the first DDL. The lock ends with its connection, too; to wait for it in vain is no
+    # error, hence longer than anybody waits.
+    migration_begin=("DO GET_LOCK('sqlstore', 3600)",),
+    migration_commit="DO RELEASE_LOCK('sqlstore')",
+)
