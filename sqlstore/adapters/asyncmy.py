@@ -72,7 +72,7 @@ _MEANING: dict[object, type[SQLStoreError]] = {
     1792: ReadOnlyError,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
     1836: ReadOnlyError,  # ER_READ_ONLY_MODE
     1927: ConnectionLostError,  # ER_CONNECTION_KILLED, of MariaDB
-    2006: ConnectionLostError,  # CR_SERVER_GONE_ERROR
+    2006: ContentionError,  # CR_SERVER_GONE_ERROR: noticed before the whole packet was sent
     2013: ConnectionLostError,  # CR_SERVER_LOST
     4031: ConnectionLostError,  # ER_CLIENT_INTERACTION_TIMEOUT
 }
@@ -154,7 +154,7 @@ class AsyncmyConnection(StoreConnection):
         self._timeout = config.timeout
         self._connection = connection
         self._transport: asyncio.Transport = connection._transport  # noqa: SLF001 - a closed connection has none
-        self._largest_packet = 0
+        self._largest_packet = 2**30  # until the server has told
         self._server_id = 0
         self._host = ""
 
@@ -182,14 +182,15 @@ class AsyncmyConnection(StoreConnection):
         try:
             return await self._send(b";".join((b"START TRANSACTION", *texts, b"COMMIT")))
         except errors.MySQLError:
+            # Most errors undo the statement, and leave the transaction open; a lost connection undoes it, too.
             if not self.closed:
-                # Most errors undo the statement, and leave the transaction open.
-                await self._send(b"ROLLBACK")
+                with suppress(errors.MySQLError):
+                    await self._send(b"ROLLBACK")
             raise
 
     async def _send(self, packet: bytes) -> Rows:
         """Send statements, and return the rows of whichever has any."""
-        if len(packet) >= self._largest_packet > 0:
+        if len(packet) + 1 >= self._largest_packet:  # one byte says that it is a query
             msg = (
                 f"the value is too large for the server: its max_allowed_packet is {self._largest_packet:,} bytes, "
                 f"and the statement has {len(packet):,}"

@@ -317,17 +317,18 @@ async def test_a_table_may_be_in_another_database(server: Server, fresh_database
     await store.drop_table()
 
 
-async def test_a_store_works_over_a_unix_socket(server: Server, store: Store) -> None:
+async def test_a_store_works_over_a_unix_socket(private_server: Server) -> None:
     """It needs no host and no port."""
-    [(path, name)] = await server.fetch("SELECT @@socket, DATABASE()", server.dsn)
-    options = {**store.config.pool_config, "unix_socket": path, "database": name}
-    del options["host"], options["port"]
-    config = AsyncmyConfig(pool_config=options, extension_config=store.config.extension_config)
-    async with AsyncmyStore(config) as other:
-        await other.set("k", b"v")
-        await server.kill_connections(server.dsn)
+    dsn = await private_server.create_database()
+    [(path, user, name)] = await private_server.fetch(
+        "SELECT @@socket, SUBSTRING_INDEX(USER(), '@', 1), DATABASE()", dsn
+    )
+    async with AsyncmyStore(AsyncmyConfig(pool_config={"unix_socket": path, "user": user, "database": name})) as store:
+        await store.create_table()
+        await store.set("k", b"v")
+        await private_server.kill_connections(dsn)
 
-        assert await other.get("k") == b"v"
+        assert await store.get("k") == b"v"
 
 
 @pytest.mark.adapters("asyncmy_mysql")

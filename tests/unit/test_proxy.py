@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy import POSTGRESQL, Proxy, Wire
+from tests.proxy import MYSQL, POSTGRESQL, Proxy, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -141,6 +141,52 @@ def test_close_all_closes_only_what_is_open(proxy: Proxy) -> None:
 def test_executions_are_told_from_preparations(request_: bytes, executes: bool) -> None:  # noqa: FBT001
     """Preparing a PostgreSQL statement changes nothing, so losing its reply would test nothing."""
     assert POSTGRESQL.executes(bytearray(request_)) is executes
+
+
+def packet(payload: bytes, number: int = 0) -> bytes:
+    """Return a packet of MySQL's protocol."""
+    return len(payload).to_bytes(3, "little") + bytes([number]) + payload
+
+
+DONE, MORE, OPEN = (b"\0\0" + status.to_bytes(2, "little") + b"\0\0" for status in (2, 10, 3))
+"""What ends an answer, after the byte that tells an OK packet from the end of rows."""
+ROWS = packet(b"\2") + packet(b"name") + packet(b"other") + packet(b"\1a\0") + packet(b"\0\1b")
+
+
+@pytest.mark.parametrize(
+    ("reply", "answered", "commits"),
+    [
+        (packet(b"\0" + DONE), True, True),
+        (packet(b"\0" + OPEN), True, False),
+        (packet(b"\0" + MORE), False, False),
+        (packet(b"\xff error"), True, True),
+        (ROWS, False, False),
+        (ROWS + packet(b"\xfe" + DONE), True, True),
+        (ROWS + packet(b"\xfe" + MORE) + packet(b"\0" + DONE), True, True),
+        (ROWS + packet(b"\xfe" + MORE) + packet(b"\xff error"), True, True),
+        (ROWS + packet(b"\xfe" + DONE)[:-1], False, False),
+        (b"", False, False),
+    ],
+)
+def test_the_end_of_an_answer_of_mysql_is_recognised(reply: bytes, answered: bool, commits: bool) -> None:  # noqa: FBT001
+    """One packet may have asked for several answers, of which the last counts."""
+    assert MYSQL.answered(bytearray(reply)) is answered
+    assert MYSQL.commits(bytearray(reply)) is commits
+
+
+@pytest.mark.parametrize(
+    ("request_", "executes"),
+    [
+        (packet(b"\3SELECT 1"), True),
+        (packet(b"\3SELECT 1")[:-1], False),
+        (packet(b"\1"), False),
+        (packet(b"\3", 1), False),
+    ],
+    ids=["query", "half a query", "quit", "login"],
+)
+def test_queries_of_mysql_are_executions(request_: bytes, executes: bool) -> None:  # noqa: FBT001
+    """What belongs to a login, or to its end, changes nothing."""
+    assert MYSQL.executes(bytearray(request_)) is executes
 
 
 def connect(proxy: Proxy) -> socket.socket:
