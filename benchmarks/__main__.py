@@ -18,7 +18,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tests.servers import Shell, die_with_parent
 
-from . import disk, measure, report, results
+from . import disk, end_to_end, measure, report, results
+from .contenders import DATABASES
 from .run import LOOPS, Run
 
 _PLAIN_FSYNCS = "SQLSTORE_BENCHMARK_FSYNCS"  # how many the disk does without the shim, for the process under it
@@ -29,12 +30,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--quick", is_flag=True, help="Fewer workloads, sizes and rounds: within 3 minutes.")
 @click.option("--slow-disk", is_flag=True, help="Let each fsync take 2 ms.")
 @click.option("--only", default="*", metavar="PATTERN", help='Contenders whose name matches, such as "*asyncpg*".')
+@click.option("--database", type=click.Choice(DATABASES), multiple=True, help="Only contenders on this one.")
 @click.option("--micro", "part", flag_value="micro", default=None, help="Only the stores by themselves.")
-@click.option("--end-to-end", "part", flag_value="end to end", help="Only the session middleware, over HTTP.")
+@click.option("--end-to-end", "part", flag_value=end_to_end.PART, help="Only the session middleware, over HTTP.")
 @click.option("--loop", type=click.Choice([*LOOPS, "both"]), help="For the stores. [default: both; quick: uvloop]")
-@click.option("--concurrency", type=int, multiple=True, help="[default: 1, 16, 64 and 256]")
-@click.option("--rounds", type=click.IntRange(1), help="[default: 5; quick: 3]")
-@click.option("--seconds", type=float, help="Of each slice of the stores. [default: 0.2; quick: 0.08]")
+@click.option("--concurrency", type=int, multiple=True, help="[default: 1, 16, 64 and 256; quick: fewer]")
+@click.option("--rounds", type=click.IntRange(1), help="[default: 5; quick: 3, of the middleware 2]")
+@click.option("--seconds", type=float, help="Of each slice of the stores. [default: 0.2; quick: less]")
 @click.option("--json", "keep", type=_FILE, help="Keep the results in this file.")
 @click.option("--from", "sources", type=_FILE, multiple=True, help="Run nothing, report what --json has kept.")
 @click.option("--output", type=_FILE, default=Path("docs/benchmarks.md"), show_default=True, help="The report.")
@@ -43,6 +45,7 @@ def main(  # noqa: PLR0913 - one for each option
     quick: bool,
     slow_disk: bool,
     only: str,
+    database: tuple[str, ...],
     part: str | None,
     loop: str | None,
     concurrency: tuple[int, ...],
@@ -61,20 +64,20 @@ def main(  # noqa: PLR0913 - one for each option
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end in good order, as after Ctrl-C
     loop = loop or ("uvloop" if quick else "both")
-    plans = {"uvloop": measure.FULL, "asyncio": measure.ASYNCIO}
     run = Run(
         only=only,
-        plans={
-            name: replace(
-                measure.QUICK if quick else plan,
+        databases=database,
+        plans=[
+            replace(
+                plan,
                 concurrency=concurrency or plan.concurrency,
-                rounds=rounds or (measure.QUICK if quick else plan).rounds,
-                seconds=seconds or (measure.QUICK if quick else plan).seconds,
+                rounds=rounds or plan.rounds,
+                seconds=seconds or plan.seconds,
             )
-            for name, plan in plans.items()
-            if part != "end to end" and loop in (name, "both")
-        },
-        rounds=0 if part == "micro" else rounds or (3 if quick else 5),
+            for plan in (measure.QUICK if quick else measure.FULL)
+            if part != end_to_end.PART and loop in (plan.loop, "both")
+        ],
+        rounds=0 if part == "micro" else rounds or (2 if quick else 5),
         seconds=1 if quick else 5,
         slow_disk=slow_disk,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -23,7 +24,7 @@ from litestar.stores.base import Store
 
 from tests.servers import die_with_parent
 
-from .contenders import CONTENDERS
+from .contenders import NAMED
 from .statements import count_on_sqlite
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ async def statements(state: State) -> int:
 
 async def serve(name: str, place: str, listener: socket.socket, counted: Callable[[], int] | None) -> None:
     """Serve the application over the contender of this *name* until SIGTERM."""
-    contender = next(kind for kind in CONTENDERS if kind.name == name)(place)
-    store = await contender.open()
+    resources = AsyncExitStack()
+    store = await resources.enter_async_context(NAMED[name].open(place))
     if not isinstance(store, Store):
         msg = f"{name} is not a store of Litestar"
         raise TypeError(msg)
@@ -63,7 +64,7 @@ async def serve(name: str, place: str, listener: socket.socket, counted: Callabl
         [begin, visit, statements],
         stores={"sessions": store},
         middleware=[ServerSideSessionConfig(exclude_opt_key="exclude_from_session").middleware],
-        on_shutdown=[contender.close],
+        on_shutdown=[resources.aclose],
         openapi_config=None,
         state=State({"counted": counted}),
     )

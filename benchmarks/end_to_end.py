@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from statistics import median
@@ -21,25 +20,31 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from . import contenders, results
-from .places import own_directory, own_place
+from . import results
+from .contenders import NAMED, Contender
+from .places import own_directory, own_name, own_place
 from .statements import count_on_postgresql, counted_on_postgresql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
-Entrant = type[contenders.Contender]
-ENTRANTS: tuple[Entrant, ...] = (
-    contenders.SqlstoreAsyncpg,
-    contenders.SqlstoreSqlite,
-    contenders.LitestarMemory,
-    contenders.LitestarRedis,
-    contenders.LitestarRedisAlways,
-    contenders.LitestarFile,
-    contenders.SqlspecAsyncpg,
-    contenders.SqlspecAiosqlite,
-    contenders.AlchemyAsyncpg,
+    from .servers import Running
+
+ENTRANTS = tuple(
+    NAMED[name]
+    for name in (
+        "sqlstore (asyncpg)",
+        "sqlstore (sqlite3)",
+        "MemoryStore",
+        "RedisStore",
+        "RedisStore (appendfsync always)",
+        "FileStore",
+        "SQLSpec (asyncpg)",
+        "SQLSpec (aiosqlite)",
+        "Advanced Alchemy (asyncpg)",
+    )
 )
+PART = "end to end"
 CONNECTIONS = 64
 SESSIONS = 4 * CONNECTIONS
 SETTLE = 1
@@ -112,30 +117,28 @@ class Application:
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Sample)
 
 
-def measure(  # noqa: PLR0913 - what is up, where to write, how long, and whom to tell
-    places: Mapping[str, str],
+def measure(  # noqa: PLR0913 - who, what is up, where to write, how long, and whom to tell
+    kinds: Sequence[Contender],
+    up: Mapping[str, Running],
     missing: Mapping[str, str],
     directory: Path,
     *,
-    only: str,
     rounds: int,
     seconds: int,
     progress: Callable[[str], None],
-) -> tuple[list[results.EndToEnd], list[results.Contender]]:
-    """Return what was measured, and who took part. Not for use in an event loop.
+) -> tuple[list[results.EndToEnd], dict[Contender, str]]:
+    """Return what was measured, and why some of *kinds* were left out. Not for use in an event loop.
 
-    *places* has the DSN of each server that is up, *missing* the reason for each that is not; both by the server's
-    name in `contenders`. Files are made below *directory*. *only* is a pattern of `fnmatch` for the contenders' names.
-    A round takes *seconds* for each of them.
+    *up* has the servers by their names, *missing* the reason for each that is not. Files are made below
+    *directory*. A round takes *seconds* for each contender.
     """
-    kinds = [kind for kind in ENTRANTS if fnmatchcase(kind.name, only)]
-    skipped = {kind: missing[kind.server] for kind in kinds if kind.server in missing}
+    skipped = {kind: missing[kind.terms.database] for kind in kinds if kind.terms.database in missing}
     if not shutil.which("wrk"):
         skipped = dict.fromkeys(kinds, "no wrk in PATH")
     with ExitStack() as stack:
         progress("end to end: the applications start")
         running = {
-            kind: stack.enter_context(_application(kind, places, directory)) for kind in kinds if kind not in skipped
+            kind: stack.enter_context(_application(kind, up, directory)) for kind in kinds if kind not in skipped
         }
         for kind, application in list(running.items()):
             progress(f"end to end: {kind.name} warms up")
@@ -145,7 +148,7 @@ def measure(  # noqa: PLR0913 - what is up, where to write, how long, and whom t
             except RuntimeError as error:
                 skipped[kind] = str(error)
                 del running[kind]
-        samples: dict[Entrant, list[Sample]] = {kind: [] for kind in running}
+        samples: dict[Contender, list[Sample]] = {kind: [] for kind in running}
         for turn in range(rounds if running else 0):
             order = list(running.items())
             first = turn % len(order)
@@ -154,28 +157,19 @@ def measure(  # noqa: PLR0913 - what is up, where to write, how long, and whom t
                 samples[kind].append(application.drive(seconds))
         progress("end to end: statements are counted")
         rows = [
-            _summary(kind, samples, _statements_per_request(kind, application, places, directory))
+            _summary(kind, samples, _statements_per_request(kind, application, up, directory))
             for kind, application in running.items()
         ]
-    return rows, [
-        results.Contender(
-            name=kind.name,
-            group=kind.group,
-            part="end to end",
-            durability=kind.durability,
-            skipped=skipped.get(kind, ""),
-        )
-        for kind in kinds
-    ]
+    return rows, skipped
 
 
 @contextmanager
 def _application(
-    kind: Entrant, places: Mapping[str, str], directory: Path, *, trace: bool = False
+    kind: Contender, up: Mapping[str, Running], directory: Path, *, trace: bool = False
 ) -> Generator[Application, None, None]:
-    name = f"{kind.__name__}-{'traced' if trace else 'end-to-end'}"
-    own = own_directory(f"{name}-files", directory)
-    place = asyncio.run(own_place(name, kind.server, places, directory))
+    part = "traced" if trace else PART
+    own = own_directory(own_name(kind, f"{part} files"), directory)
+    place = asyncio.run(own_place(kind, part, up, directory))
     command = [sys.executable, "-m", "benchmarks.application", kind.name, place, *["--trace"] * trace]
     with socket.create_server(("127.0.0.1", 0)) as listener, (own / "log").open("wb") as log:
         port = listener.getsockname()[1]
@@ -199,18 +193,18 @@ def _application(
 
 
 def _statements_per_request(
-    kind: Entrant, application: Application, places: Mapping[str, str], directory: Path
+    kind: Contender, application: Application, up: Mapping[str, Running], directory: Path
 ) -> float | None:
     """Return the number that `COUNTED` describes; None if the contender has no SQL."""
-    if kind.server == "postgresql":
-        dsn = places[kind.server]
+    if kind.terms.database == "postgresql":
+        dsn = up["postgresql"].dsn
         count_on_postgresql(dsn, on=True)
         requests = application.drive(1).requests
         time.sleep(SETTLE)
-        counted = counted_on_postgresql(dsn, f"{kind.__name__}-end-to-end")
+        counted = counted_on_postgresql(dsn, own_name(kind, PART))
         count_on_postgresql(dsn, on=False)
-    elif kind.group == "SQLite":
-        with _application(kind, places, directory, trace=True) as traced:
+    elif kind.terms.database == "sqlite":
+        with _application(kind, up, directory, trace=True) as traced:
             traced.begin_sessions()
             before = int(traced.ask("GET", "/statements")[0])
             requests = traced.drive(1).requests
@@ -221,7 +215,7 @@ def _statements_per_request(
     return counted / (requests + CONNECTIONS)  # each connection leaves one request in flight, which ends as well
 
 
-def _summary(kind: Entrant, samples: Mapping[Entrant, list[Sample]], statements: float | None) -> results.EndToEnd:
+def _summary(kind: Contender, samples: Mapping[Contender, list[Sample]], statements: float | None) -> results.EndToEnd:
     own = samples[kind]
     return results.EndToEnd(
         contender=kind.name,

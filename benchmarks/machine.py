@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = (
-    *("sqlstore", "litestar", "asyncpg", "psycopg", "psycopg-pool", "aiosqlite", "sqlspec", "advanced-alchemy"),
-    *("sqlalchemy", "redis", "uvloop", "uvicorn", "httptools"),
+    *("sqlstore", "litestar", "asyncpg", "psycopg", "psycopg-pool", "aiosqlite", "asyncmy", "sqlspec"),
+    *("advanced-alchemy", "sqlalchemy", "redis", "uvloop", "uvicorn", "httptools"),
 )
 
 

@@ -33,33 +33,35 @@ SLICE_LIMIT = 60
 class Plan:
     """Which cells of the table are measured, and for how long."""
 
-    rounds: int
-    seconds: float
-    """Of one slice."""
-    concurrency: tuple[int, ...]
+    loop: str
+    """The event loop, of `run.LOOPS`."""
+    groups: tuple[str, ...]
+    """Of contenders, who take turns."""
     workloads: Mapping[int, tuple[str, ...]]
     """By size of the value."""
-    groups: tuple[str, ...]
+    rounds: int = 5
+    seconds: float = 0.2
+    """Of one slice."""
+    concurrency: tuple[int, ...] = (1, 16, 64, 256)
 
 
-QUICK = Plan(
-    rounds=3, seconds=0.08, concurrency=(1, 16, 64, 256), workloads={200: MAIN}, groups=("PostgreSQL", "SQLite")
+_LARGE = ("get-hit", "set-overwrite")
+_FIRST = ("PostgreSQL", "SQLite")
+_FURTHER = ("PostgreSQL, psycopg", "MariaDB", "MySQL")
+FULL = (
+    Plan(
+        "uvloop",
+        (*_FIRST, "Litestar"),
+        {200: (*MAIN, "get-miss", SET_NEW, "session"), 4096: (*MAIN, "session"), 102400: _LARGE},
+    ),
+    Plan("uvloop", _FURTHER, {200: (*MAIN, "session"), 102400: _LARGE}),
+    Plan("asyncio", _FIRST, {200: MAIN}, rounds=3),
 )
-FULL = Plan(
-    rounds=5,
-    seconds=0.2,
-    concurrency=(1, 16, 64, 256),
-    workloads={
-        200: (*MAIN, "get-miss", SET_NEW, "session"),
-        4096: (*MAIN, "session"),
-        102400: ("get-hit", "set-overwrite"),
-    },
-    groups=("PostgreSQL", "SQLite", "Litestar"),
+QUICK = (
+    Plan("uvloop", _FIRST, {200: MAIN}, rounds=3, seconds=0.08, concurrency=(1, 64, 256)),
+    Plan("uvloop", _FURTHER, {200: MAIN}, rounds=3, seconds=0.05, concurrency=(1, 64)),
+    Plan("asyncio", _FIRST, {200: MAIN}, rounds=3, seconds=0.08, concurrency=(1, 64, 256)),
 )
-ASYNCIO = Plan(
-    rounds=3, seconds=0.2, concurrency=(1, 16, 64, 256), workloads={200: MAIN}, groups=("PostgreSQL", "SQLite")
-)
-"""What the full run repeats on asyncio's own loop."""
 
 
 @dataclass
@@ -102,7 +104,7 @@ async def checked(store: Verbs) -> Verbs:
     return store
 
 
-async def measure(plan: Plan, stores: Mapping[Contender, Verbs], loop: str, tell: Callable[[str], None]) -> list[Micro]:
+async def measure(plan: Plan, stores: Mapping[Contender, Verbs], tell: Callable[[str], None]) -> list[Micro]:
     """Carry out *plan*; *tell* hears what comes next."""
     results: list[Micro] = []
     # What is there already is not looked at again: neither between the slices, nor by a collection within one.
@@ -131,7 +133,7 @@ async def measure(plan: Plan, stores: Mapping[Contender, Verbs], loop: str, tell
                         shares = [itertools.cycle(keys[caller::callers]) for caller in range(callers)]
                         slices[contender] = {workload: await _work(list(zip(calls, shares, strict=True)), seconds)}
                 rounds.append(slices)
-            results += _medians(rounds[1:], size, callers, loop)
+            results += _medians(rounds[1:], size, callers, plan.loop)
     gc.unfreeze()
     return results
 
@@ -188,7 +190,7 @@ def _medians(
                     ratios[other.name] = statistics.median(quotients)
             yield Micro(
                 contender=contender.name,
-                group=contender.group,
+                group=contender.terms.group,
                 workload=workload,
                 size=size,
                 concurrency=callers,

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import asyncpg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from .contenders import Contender
+    from .servers import Running
 
-async def own_place(name: str, server: str, places: Mapping[str, str], directory: Path) -> str:
-    """Return a new database, or a new directory below *directory*; on Redis, which has no tables, the server.
 
-    *places* has the DSN of each server.
+def own_name(contender: Contender, part: str) -> str:
+    """Return a name for the place of *contender* in a *part* of the benchmark: a database's, or a directory's."""
+    return re.sub(r"\W+", "_", f"{contender.name} {part}").lower()
+
+
+async def own_place(contender: Contender, part: str, up: Mapping[str, Running], directory: Path) -> str:
+    """Return a new database on the contender's server, or a new directory; on Redis, which has no SQL, the server.
+
+    *up* has the servers by their names. The directory is below *directory*.
     """
-    if not server:
+    name = own_name(contender, part)
+    server = up.get(contender.terms.database)
+    if server is None:
         return str(own_directory(name, directory))
-    dsn = places[server]
-    if server != "postgresql":
-        return dsn
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await connection.close()
-    return urlsplit(dsn)._replace(path=f"/{name}").geturl()
+    if server.run is None:
+        return server.dsn
+    await server.run(f"CREATE DATABASE {name}")
+    return urlsplit(server.dsn)._replace(path=f"/{name}").geturl()
 
 
 def own_directory(name: str, directory: Path) -> Path:

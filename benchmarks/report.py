@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.table import Table
 
 from . import chart
+from .contenders import NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, ItemsView, Iterable, Iterator, Sequence
@@ -17,24 +18,26 @@ if TYPE_CHECKING:
     from .results import Contender, Micro, Results
 
 K = TypeVar("K")
-OURS = {"PostgreSQL": "sqlstore (asyncpg)", "SQLite": "sqlstore (sqlite3)"}
+OURS = [name for name in NAMED if name.startswith("sqlstore ")]
 
 HEAD = """\
 # Benchmarks
 
-Written by `python -m benchmarks`, which anyone can run: `make bench` (about half an hour), or
-`make bench ARGS=--quick` (3 minutes). It starts servers of its own, with durable settings, and removes them.
+Written by `python -m benchmarks`, which anyone can run: `make bench` (about 40 minutes), or
+`make bench ARGS=--quick` (3 minutes), or `make bench ARGS=--database=mysql`. It starts servers of its own, with durable
+settings, and removes them; what the machine does not have is left out, and the report says so.
 
 ## How to read it
 
-All contenders are open in one process and take turns: in each round every contender works for a slice of a second, and
-the next round begins with another one, so that whatever else the machine does hits all alike. A slice has a number of
-concurrent callers, each of which asks, waits for the answer, and asks again. Figures are medians over the rounds; a
-ratio is the median of the rounds' own ratios, and so may differ from the quotient of two figures.
+All contenders that are compared are open in one process and take turns: in each round every contender works for a
+slice of a second, and the next round begins with another one, so that whatever else the machine does hits all alike. A
+slice has a number of concurrent callers, each of which asks, waits for the answer, and asks again. Figures are medians
+over the rounds; a ratio is the median of the rounds' own ratios, and so may differ from the quotient of two figures.
 
 Every contender does the same: values of the same size with a lifetime of an hour, under keys like session ids; a read
 respects the lifetime, and its answer is checked; a write changes the value. No two callers use one key at a time. The
-bare drivers run one hand-written statement a call, on a pool of 10 connections, or on one connection to SQLite.
+bare drivers run one hand-written statement a call (two for a renewal on MariaDB and MySQL, where an UPDATE returns no
+rows), on a pool of 10 connections, or on one connection to SQLite.
 
 | Workload | A call |
 |---|---|
@@ -64,7 +67,7 @@ def write(runs: Sequence[Results], output: Path) -> None:
     for results in runs:
         picture = output.with_name(f"{output.stem}{'-slow-disk' * _slow(results)}.svg")
         if results.micro:
-            chart.draw(results.micro, [*OURS.values()], picture)
+            chart.draw(results.micro, OURS, picture)
         parts.append("\n\n".join(_sections(results, picture.name)) + "\n")
     output.write_text("\n".join(parts))
 
@@ -108,12 +111,16 @@ def _sections(results: Results, picture: str) -> Iterator[str]:
 
 def _summaries(results: Results) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Yield title, header and rows: sqlstore's ratios to each other contender, one number for each concurrency."""
-    for (loop, size), table in _grouped(results.micro, lambda row: (row.loop, row.size)):
+    group_of = {row.contender: row.group for row in results.micro}
+    own = [row for row in results.micro if row.contender in OURS]
+    for (loop, size, ours), table in _grouped(own, lambda row: (row.loop, row.size, row.contender)):
+        cells = {(row.workload, row.concurrency): row.ratios for row in table}
         workloads = _distinct(row.workload for row in table)
         concurrency = _distinct(row.concurrency for row in table)
-        for group, ours in OURS.items():
-            cells = {(row.workload, row.concurrency): row.ratios for row in table if row.contender == ours}
-            rows = [
+        yield (
+            f"{ours} ÷ the others, {' / '.join(map(str, concurrency))} callers, {size:,} bytes, {loop}",
+            ["", *workloads],
+            [
                 [
                     f"÷ {peer}",
                     *(
@@ -121,15 +128,10 @@ def _summaries(results: Results) -> Iterator[tuple[str, list[str], list[list[str
                         for workload in workloads
                     ),
                 ]
-                for peer in _distinct(row.contender for row in table if row.group in {group, "Litestar"})
-                if cells and peer != ours
-            ]
-            if rows:
-                yield (
-                    f"{ours} ÷ the others, {' / '.join(map(str, concurrency))} callers, {size:,} bytes, {loop}",
-                    ["", *workloads],
-                    rows,
-                )
+                for peer in _distinct(peer for row in table for peer in row.ratios if peer not in OURS)
+                if group_of[peer] in {group_of[ours], "Litestar"}
+            ],
+        )
 
 
 def _details(micro: Sequence[Micro]) -> Iterator[str]:
@@ -139,14 +141,23 @@ def _details(micro: Sequence[Micro]) -> Iterator[str]:
         concurrency = _distinct(row.concurrency for row in table)
         yield f"{workload}, values of {size:,} bytes, {loop}:"
         rows = [
-            [contender, *(_cell(next(row for row in own if row.concurrency == callers)) for callers in concurrency)]
+            [contender, *({row.concurrency: _cell(row) for row in own}.get(callers, "") for callers in concurrency)]
             for contender, own in _grouped(table, lambda row: row.contender)
         ]
         yield _table(["callers", *map(str, concurrency)], rows)
+    failed = [
+        f"- {contender}: {_line(error)} ({', '.join(_distinct(f'{row.workload}, {row.size:,} bytes' for row in rows))})"
+        for (contender, error), rows in _grouped(
+            (row for row in micro if row.error), lambda row: (row.contender, row.error)
+        )
+    ]
+    if failed:
+        yield "The errors, of each slice the first:"
+        yield "\n".join(failed)
 
 
 def _end_to_end(results: Results) -> Iterator[str]:
-    ours = [row for row in results.end_to_end if row.contender in OURS.values()]
+    ours = [row for row in results.end_to_end if row.contender in OURS]
     yield (
         "Litestar's own session middleware over each store; every request reads its session and writes it. One uvicorn "
         "worker (uvloop, httptools) for each contender, driven by wrk, with "
@@ -186,7 +197,7 @@ def _took_part(contenders: Sequence[Contender]) -> Iterator[str]:
     for settings, names in configured.items():
         if settings:
             yield f"The server of {', '.join(_distinct(names))}: {settings}."
-    left_out = [f"- {one.name} ({one.part}): {' '.join(one.skipped.split())}" for one in contenders if one.skipped]
+    left_out = [f"- {one.name} ({one.part}): {_line(one.skipped)}" for one in contenders if one.skipped]
     if left_out:
         yield "Left out:"
         yield "\n".join(left_out)
@@ -205,6 +216,10 @@ def _grouped(rows: Iterable[Micro], key: Callable[[Micro], K]) -> ItemsView[K, l
 
 def _distinct(values: Iterable[K]) -> list[K]:
     return list(dict.fromkeys(values))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

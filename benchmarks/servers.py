@@ -13,16 +13,17 @@ import shutil
 import socket
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tests.servers import RUN_DIRECTORY, PostgreSQL, Shell
+from tests.servers import RUN_DIRECTORY, MariaDB, MySQL, PostgreSQL, Server, Shell
 
 from .disk import slow_environment
 from .statements import count_on_postgresql
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Running:
     version: str
     settings: dict[str, str]
     """What its durability depends on, as the server itself says."""
+    run: Callable[[str], Awaitable[object]] | None = None
+    """How to run a statement of SQL on it, if it has any."""
 
 
 class DurablePostgreSQL(PostgreSQL):
@@ -45,6 +48,21 @@ class DurablePostgreSQL(PostgreSQL):
     )
 
 
+class DurableMariaDB(MariaDB):
+    """MariaDB with durable settings, which are its own; it writes no binlog unless it is asked to."""
+
+    serve = (
+        '$run --datadir="$PWD/data" --port=$port --bind-address=127.0.0.1 --socket="$PWD/socket" --pid-file="$PWD/pid" '
+        "--innodb-flush-log-at-trx-commit=1 --innodb-doublewrite=ON --sync-binlog=1 --max-allowed-packet=64M"
+    )
+
+
+class DurableMySQL(MySQL):
+    """MySQL with durable settings, which are its own, a binlog among them."""
+
+    serve = f"{DurableMariaDB.serve} --mysqlx=OFF --secure-file-priv=NULL"
+
+
 @contextmanager
 def postgresql(*, slow_disk: bool) -> Generator[Running, None, None]:
     """Start PostgreSQL. Not for use in an event loop.
@@ -53,20 +71,39 @@ def postgresql(*, slow_disk: bool) -> Generator[Running, None, None]:
         OSError: there is none on this machine, or no compiler for the slow disk.
         RuntimeError: it does not start; with the end of its log.
     """
+    ask = (
+        "SELECT name, current_setting(name) FROM unnest('{server_version, fsync, synchronous_commit, full_page_writes, "
+        "wal_level, wal_sync_method, commit_delay, shared_buffers, max_connections}'::text[]) AS name"
+    )
+    with _private(DurablePostgreSQL, ask, slow_disk=slow_disk) as running:
+        count_on_postgresql(running.dsn, on=False)
+        yield running
+
+
+@contextmanager
+def mysql(kind: type[MariaDB | MySQL], *, slow_disk: bool) -> Generator[Running, None, None]:
+    """Start MariaDB or MySQL. Not for use in an event loop.
+
+    Raises the same as `postgresql`.
+    """
+    ask = (
+        "SHOW GLOBAL VARIABLES WHERE variable_name IN ('version', 'innodb_flush_log_at_trx_commit', 'sync_binlog', "
+        "'log_bin', 'innodb_doublewrite', 'innodb_flush_method', 'innodb_buffer_pool_size', 'max_connections')"
+    )
+    with _private(kind, ask, slow_disk=slow_disk) as running:
+        yield running
+
+
+@contextmanager
+def _private(kind: type[Server], ask: str, *, slow_disk: bool) -> Generator[Running, None, None]:
     with ExitStack() as stack:
-        shared = stack.enter_context(closing(Shell()))
+        shared = stack.enter_context(closing(Shell(demoted=kind.refuses_root)))
         with _disk(stack, slow=slow_disk), patch.dict(os.environ, {RUN_DIRECTORY: str(shared.directory)}):
-            server = DurablePostgreSQL.private()
+            server = kind.private()
         stack.callback(server.close)
-        count_on_postgresql(server.dsn, on=False)
-        names = (
-            "fsync, synchronous_commit, full_page_writes, wal_level, wal_sync_method, commit_delay, shared_buffers, "
-            "max_connections"
-        )
-        setting = "SELECT name, current_setting(name) FROM unnest(string_to_array('{}', ', ')) AS name"
-        rows = asyncio.run(server.fetch(setting.format(f"server_version, {names}")))
-        settings = {str(name): str(value) for name, value in rows}
-        yield Running(server.dsn, settings.pop("server_version"), settings)
+        settings = {str(name): str(value) for name, value in asyncio.run(server.fetch(ask))}
+        version = settings.pop("server_version", "") or settings.pop("version")
+        yield Running(server.dsn, version, settings, server.fetch)
 
 
 @contextmanager
@@ -104,3 +141,13 @@ def redis(*, always: bool, slow_disk: bool) -> Generator[Running, None, None]:
 def _disk(stack: ExitStack, *, slow: bool) -> AbstractContextManager[object]:
     """Return the context in which to start the shell of a server; *stack* keeps the shim for as long as that runs."""
     return patch.dict(os.environ, stack.enter_context(slow_environment()) if slow else {})
+
+
+SERVERS: dict[str, Callable[..., AbstractContextManager[Running]]] = {
+    "postgresql": postgresql,
+    "mariadb": partial(mysql, DurableMariaDB),
+    "mysql": partial(mysql, DurableMySQL),
+    "redis": partial(redis, always=False),
+    "redis-always": partial(redis, always=True),
+}
+"""Each takes ``slow_disk``."""

@@ -1,7 +1,7 @@
 /* An LD_PRELOAD shim: fsync and fdatasync return no sooner than SLOW_FSYNC_MICROSECONDS after their call.
  *
- * These two are all that PostgreSQL (wal_sync_method=fdatasync), SQLite and Redis wait for before they call a write
- * durable, as strace shows; sync_file_range is only a hint to begin writing, and none of the three calls msync.
+ * These two are all that PostgreSQL (wal_sync_method=fdatasync), SQLite, Redis, MariaDB and MySQL wait for before they
+ * call a write durable, as strace shows; sync_file_range is only a hint to begin writing, and none of them calls msync.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
