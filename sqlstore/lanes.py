@@ -12,7 +12,7 @@ import contextvars
 import random
 import sys
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -63,7 +63,9 @@ class _Lane:
         """A batch is all that is ready, in one transaction, and not just what shares a statement."""
         self.most_rows = BATCH_ROWS
         """What a batch holds at most, learned from the size of what was read."""
-        self.ready: dict[object, deque[Operation]] = {}
+        self.hindered = False
+        """The last batch had met somebody's lock before, and may have waited for it again."""
+        self.ready: OrderedDict[object, deque[Operation]] = OrderedDict()
         """By what shares a statement; the group whose turn it is comes first."""
         self.workers: set[asyncio.Task[None]] = set()
         self.planned = False
@@ -94,14 +96,23 @@ class _Lane:
         """Return whether there is a caller who has not gone away."""
         return any(not operation.future.done() for group in self.ready.values() for operation in group)
 
+    def _prefer_the_unhindered(self) -> None:
+        """Let those that wait for nobody's lock have every second turn: with many locked rows they would come last."""
+        key = next((key for key, group in self.ready.items() if group[0].hindrance is None), None)
+        if key is not None:
+            self.ready.move_to_end(key, last=False)
+
     def take(self) -> list[list[Operation]]:
         """Take the next batch: groups that each share a statement."""
         batch: list[list[Operation]] = []
         turn = object()
         rows = size = 0
+        if self.hindered:
+            self._prefer_the_unhindered()
         while self.ready:
             key = next(iter(self.ready))
             group = self.ready[key]
+            self.hindered = group[0].hindrance is not None
             alone = group[0].slow
             if alone and batch:
                 break
@@ -117,7 +128,7 @@ class _Lane:
             if taken:
                 batch.append(taken)
             if group:
-                self.ready[key] = self.ready.pop(key)  # its next turn comes after the others'
+                self.ready.move_to_end(key)  # its next turn comes after the others'
                 break
             del self.ready[key]
             if alone or not self.transactions:

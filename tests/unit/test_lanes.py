@@ -386,6 +386,20 @@ async def test_a_batch_that_met_a_lock_stays_together() -> None:
     assert len(run.attempts) < 10
 
 
+async def test_many_calls_that_wait_for_locks_do_not_hold_up_one_that_does_not() -> None:
+    """Each waits on a connection, for a second where that is the server's shortest; the others have their turns."""
+    run = Run()
+    single = Call(A, kind="incr", shared=False)
+    for number in range(30):
+        run.submit(replace(single, keys=frozenset([str(number)]), seconds=0.02, faults=[ContentionError] * 5))
+    await asyncio.sleep(0.3)
+    before = len(run.attempts)
+    await run.submit(single)
+
+    assert len(run.attempts) - before <= 8
+    await run.lanes.close()
+
+
 async def test_a_large_value_does_not_hold_up_the_others() -> None:
     """It has a connection to itself."""
     run = Run()
