@@ -61,3 +61,7 @@ class ValueTooLargeError(SQLStoreError, ValueError):
 
 class CounterError(SQLStoreError, ValueError):
     """`incr` met a value that is not a decimal 64-bit integer, or the sum would leave that range."""
+
+
+class AlreadyThereError(SQLStoreError):
+    """What was to be created exists: another process, or an earlier attempt, has done it. No caller sees it."""

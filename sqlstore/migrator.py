@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import running_loop
 from .dialects import Step
-from .exceptions import ContentionError, SQLStoreError, TableMismatchError, TableMissingError
+from .exceptions import AlreadyThereError, ContentionError, SQLStoreError, TableMismatchError, TableMissingError
 from .lanes import translate
 from .names import index_name
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .config import BaseConfig
-    from .dialects import Dialect
+    from .dialects import Dialect, Statement
 
 __all__ = ("create_table", "down_statements", "drop_table", "up_sql", "up_statements")
 
@@ -31,7 +31,8 @@ COLUMNS = frozenset(
 PATIENCE = 60.0
 """Seconds that a statement of a migration may take or wait for another process's."""
 
-_BUNDLED_NAME = re.compile(r"\blitestar_session(?:_(\w+))?\b")
+_BUNDLED_TABLE = "litestar_session"
+_BUNDLED_NAME = re.compile(rf"\b{_BUNDLED_TABLE}(?:_(\w+))?\b")
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -42,7 +43,7 @@ async def create_table(config: BaseConfig, table: str) -> None:
         TableMismatchError: a table of that name is there, and it is not ours.
         SQLStoreError: the database refused.
     """
-    await _migrate(config, table, up_statements(config.dialect, table), when_there=False)
+    await _migrate(config, table, up_statements(config.dialect, table), creates=True)
 
 
 async def drop_table(config: BaseConfig, table: str) -> None:
@@ -52,7 +53,7 @@ async def drop_table(config: BaseConfig, table: str) -> None:
         TableMismatchError: a table of that name is there, and it is not ours.
         SQLStoreError: the database refused.
     """
-    await _migrate(config, table, down_statements(config.dialect, table), when_there=True)
+    await _migrate(config, table, down_statements(config.dialect, table), creates=False)
 
 
 def up_sql(dialect: Dialect, table: str) -> str:
@@ -86,8 +87,13 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in re.split(r";\s*$", "\n".join(lines), flags=re.MULTILINE) if part.strip()]
 
 
-async def _migrate(config: BaseConfig, table: str, statements: Sequence[str], *, when_there: bool) -> None:
-    task = running_loop().create_task(_Migration(config, table).run(statements, when_there=when_there))
+def _index_names(dialect: Dialect, table: str) -> set[str]:
+    suffixes = {match[1] for match in _BUNDLED_NAME.finditer(up_sql(dialect, _BUNDLED_TABLE)) if match[1]}
+    return {index_name(table, suffix).lower() for suffix in suffixes}
+
+
+async def _migrate(config: BaseConfig, table: str, statements: Sequence[str], *, creates: bool) -> None:
+    task = running_loop().create_task(_Migration(config, table, creates=creates).run(statements))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     # A caller that is cancelled leaves the migration to end by itself: a cancelled statement can wedge a driver.
@@ -97,58 +103,74 @@ async def _migrate(config: BaseConfig, table: str, statements: Sequence[str], *,
 class _Migration:
     """One run over a connection of its own."""
 
-    def __init__(self, config: BaseConfig, table: str) -> None:
+    def __init__(self, config: BaseConfig, table: str, *, creates: bool) -> None:
         self._config = config
         self._dialect = config.dialect
         self._table = table
+        self._creates = creates
 
-    async def run(self, statements: Sequence[str], *, when_there: bool) -> None:
+    async def run(self, statements: Sequence[str]) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
         while True:
             try:
-                return await self._attempt(statements, when_there=when_there)
+                return await self._attempt(statements)
             except Exception as error:  # noqa: BLE001 - raised translated
                 translated = self._explained(error)
                 if not isinstance(translated, ContentionError) or loop.time() > deadline:
                     raise translated from translated.__cause__
             await asyncio.sleep(0.02)
 
-    async def _attempt(self, statements: Sequence[str], *, when_there: bool) -> None:
+    async def _attempt(self, statements: Sequence[str]) -> None:
         try:
             self._connection = await self._config.open_store_connection()
         except Exception as error:
             raise translate(error, self._config, self._table, connecting=True) from error
         try:
-            if await self._is_there() is when_there:
-                await self._apply(statements, when_there=when_there)
+            if not await self._is_done():
+                await self._apply(statements)
         finally:
             await self._connection.close()
 
-    async def _apply(self, statements: Sequence[str], *, when_there: bool) -> None:
+    async def _apply(self, statements: Sequence[str]) -> None:
         for text in self._dialect.migration_begin:
             await self._execute(Step(text))
         try:
             # Another process may have done it while this one waited.
-            if await self._is_there() is when_there:
+            if not await self._is_done():
                 for text in statements:
-                    await self._execute(Step(text))
+                    await self._execute_once(text)
             await self._execute(Step(self._dialect.migration_commit))
         except BaseException:
             # Leaves nothing of it, also where the database keeps a failed transaction open.
             self._connection.kill()
             raise
 
-    async def _is_there(self) -> bool:
-        rows = await self._execute(self._dialect.columns.bind({"table": self._table}, ()))
-        columns = {row[0] for row in rows}
+    async def _execute_once(self, text: str) -> None:
+        """Execute a statement, which another process may have executed where there is no lock that keeps it out."""
+        try:
+            await self._execute(Step(text))
+        except Exception as error:
+            done = AlreadyThereError if self._creates else TableMissingError
+            if self._dialect.indexes is None or self._config.classify(error) is not done:
+                raise
+
+    async def _is_done(self) -> bool:
+        columns = await self._names(self._dialect.columns)
         if columns and not columns >= COLUMNS:
             msg = (
                 f"table {self._table} exists without the columns {', '.join(sorted(COLUMNS - columns))}: it was not "
                 "made by the bundled migrations; choose another session_table, or rename the old table"
             )
             raise TableMismatchError(msg)
-        return bool(columns)
+        if not self._creates:
+            return not columns
+        if not columns or self._dialect.indexes is None:
+            return bool(columns)
+        return await self._names(self._dialect.indexes) >= _index_names(self._dialect, self._table)
+
+    async def _names(self, statement: Statement) -> set[str]:
+        return {row[0] for row in await self._execute(statement.bind({"table": self._table}, ()))}
 
     async def _execute(self, step: Step) -> Sequence[Sequence[Any]]:
         timer = asyncio.get_running_loop().call_later(PATIENCE + self._config.timeout, self._connection.kill)

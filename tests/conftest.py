@@ -23,6 +23,7 @@ from sqlstore import BaseConfig, BaseSQLSpecStore
 from sqlstore.adapters.aiosqlite import AiosqliteConfig, AiosqliteStore
 from sqlstore.adapters.asyncmy import AsyncmyConfig, AsyncmyStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+from sqlstore.adapters.oracledb import OracleAsyncConfig, OracleAsyncStore, OracleSyncConfig, OracleSyncStore
 from sqlstore.adapters.psycopg import (
     PsycopgAsyncConfig,
     PsycopgAsyncStore,
@@ -71,6 +72,8 @@ ADAPTERS = (
     Adapter("psycopg_sync", "postgresql", PsycopgSyncConfig, PsycopgSyncStore, lambda dsn: {"conninfo": dsn}),
     Adapter("asyncmy_mariadb", "mariadb", AsyncmyConfig, AsyncmyStore, servers.MariaDB.options),
     Adapter("asyncmy_mysql", "mysql", AsyncmyConfig, AsyncmyStore, servers.MySQL.options),
+    Adapter("oracle", "oracle", OracleAsyncConfig, OracleAsyncStore, servers.oracle_options),
+    Adapter("oracle_sync", "oracle", OracleSyncConfig, OracleSyncStore, servers.oracle_options),
     Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}),
     Adapter("sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}),
 )
@@ -153,6 +156,12 @@ def mariadb_server(request: pytest.FixtureRequest) -> Generator[Server, None, No
 def mysql_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
     """Give the worker's MySQL server."""
     yield from _of_worker(servers.MySQL, request)
+
+
+@pytest.fixture(scope="session")
+def oracle_server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    """Give the worker's Oracle server."""
+    yield from _of_worker(servers.Oracle, request)
 
 
 @pytest.fixture

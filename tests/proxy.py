@@ -5,6 +5,7 @@ it goes on working while a test blocks, replaces or closes its loop.
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ class Wire:
     executes: Callable[[bytearray], bool]  # the client's bytes end in something to execute
     answered: Callable[[bytearray], bool]  # the server's bytes end its answer
     commits: Callable[[bytearray], bool]  # they do, and no transaction is left open
+    locks: Callable[[bytearray], bool] = lambda _: False  # the client's bytes begin a transaction by locking rows
 
 
 # postgresql.org/docs/current/protocol-message-formats.html
@@ -79,6 +81,35 @@ MYSQL = Wire(
     executes=lambda request: request.startswith(b"\0\3", 3) and all(_packets(request)),
     answered=lambda reply: _mysql_status(reply) is not None,
     commits=lambda reply: (status := _mysql_status(reply)) is not None and not status & 1,  # SERVER_STATUS_IN_TRANS
+)
+# Oracle publishes no description; this is what python-oracledb says (impl/thin/constants.pxi and messages) and hears. A
+# DATA packet has 8 bytes of header, 2 of flags, and function calls, each a 3 and its number, some behind a piggyback.
+_CALLS = re.compile(rb"\x03[\x04\x0e\x4e\x5e]")  # execute again, commit, execute again and fetch, execute
+# The last message of an answer: 4, the state of the call as a number with its length in front, a sequence number. 2 in
+# the state is an open transaction.
+_STATE = re.compile(rb".*\x04(?:\x00|\x01(?P<state>[\x00-\x0f]))(?:\x01.|\x02..)[\x00-\x02]", re.DOTALL)
+# The emulator does not count a query that locks rows as a transaction's; its second part says how values are sent.
+_LOCKS = re.compile(rb"FOR UPDATE|\x03\x5e.\x00\x02\x80[\x10\x50]", re.DOTALL)
+_END_OF_ANSWER = b"\x1d"  # from 23ai on
+
+
+def _oracle_executes(request: bytearray) -> bool:
+    length = 0
+    while length + 4 <= len(request) and (size := int.from_bytes(request[length : length + 4], "big")):
+        length += size
+    return length == len(request) and request.startswith(b"\6", 4) and bool(_CALLS.search(request, 10, 400))
+
+
+def _oracle_commits(reply: bytearray) -> bool:
+    found = _STATE.match(reply)
+    return reply.endswith(_END_OF_ANSWER) and found is not None and not ord(found["state"] or b"\0") & 2
+
+
+ORACLE = Wire(
+    executes=_oracle_executes,
+    answered=lambda reply: reply.endswith(_END_OF_ANSWER),
+    commits=_oracle_commits,
+    locks=lambda request: bool(_LOCKS.search(request)),
 )
 
 
@@ -196,7 +227,7 @@ class Proxy:
                 if self._marker is not None and self._marker in link.request:
                     self._marker = None
                     link.doomed = True
-                link.held = bytearray() if link.doomed else None
+                link.held = bytearray() if link.doomed and not self._wire.locks(link.request) else None
             await self._pass(data, writer)
             self.bytes_to_server += len(data)
 

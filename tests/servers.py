@@ -19,21 +19,25 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncmy
 import asyncpg
+import oracledb
 import pytest
 from asyncmy.constants import FIELD_TYPE
 from filelock import FileLock
 
-from .proxy import MYSQL, POSTGRESQL, Wire
+from .proxy import MYSQL, ORACLE, POSTGRESQL, Wire
 
 ASYNCMY: Any = asyncmy  # its types say little
+ORACLEDB: Any = oracledb  # the same
 
 RUN_DIRECTORY = "SQLSTORE_TEST_RUN_DIRECTORY"
 """The environment variable with the directory that all processes of a run share."""
@@ -68,23 +72,31 @@ class Shell:
         for attempt in 1 2 3 4 5; do rm -rf "$directory" && break; sleep 1; done  # another one may still write there
     """
 
-    def __init__(self, *, demoted: bool = True) -> None:
-        """Make the directory, named with our pid; *demoted*, the commands do not run as root."""
+    def __init__(self, *, demoted: bool = True, root: Path | None = None) -> None:
+        """Make the directory, named with our pid.
+
+        *demoted*, the commands do not run as root. With *root*, the shell has that tree of a system for its own.
+        """
         nobody = 65534 if demoted and os.geteuid() == 0 else None
         name = f"sqlstore-{os.getpid()}-{secrets.token_hex(4)}"
+        enter: list[str] = []
+        if root:
+            # Only root may change it; others can as the root of a namespace of their own, where the kernel lets them.
+            enter = ["chroot"] if nobody else ["unshare", "--map-current-user", "chroot"]
+            enter += [f"--userspec={nobody}:{nobody}", str(root)] if nobody else [str(root)]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", self.SCRIPT, "sh", tempfile.gettempdir(), name],
+            [*enter, "/bin/sh", "-c", self.SCRIPT, "sh", "/tmp" if root else tempfile.gettempdir(), name],  # noqa: S108
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
             start_new_session=True,  # Ctrl-C is for pytest, which then closes us
-            user=nobody,
-            group=nobody,
+            user=None if root else nobody,
+            group=None if root else nobody,
             extra_groups=[] if nobody else None,
         )
         assert self._process.stdout
-        self.directory = Path(self._process.stdout.readline().strip())
+        self.directory = Path(f"{root or ''}{self._process.stdout.readline().strip()}")
         if not self.directory.name:
             self.close()
             msg = f"user {nobody or os.geteuid()} can make no directory in {tempfile.gettempdir()} or /tmp: set TMPDIR"
@@ -108,6 +120,13 @@ class Shell:
         self._process.communicate("break\n", timeout=60)
 
 
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 class Server(ABC):
     """A database server, and what only its administrator can do."""
 
@@ -115,6 +134,8 @@ class Server(ABC):
     service: ClassVar[tuple[str, str]]
     """pytest-databases' plugin and fixture."""
     wire: ClassVar[Wire]
+    emulated = False
+    """It only speaks like the database."""
     unencrypted: ClassVar[str]
     """The DSN's query that lets a proxy follow the conversation."""
     drop: ClassVar[str]
@@ -156,8 +177,7 @@ class Server(ABC):
     def private(cls) -> Self:
         """Start a throw-away server on a free loopback port."""
         executable = cls.find_executable()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         shell = Shell(demoted=cls.refuses_root)
         try:
             shell.run(f"port={port} signal={cls.stop_signal} bin={shlex.quote(str(executable.parent))}")
@@ -224,9 +244,18 @@ class Server(ABC):
     async def connections(self, dsn: str) -> set[int]:
         """Return what tells the stores' connections to the database at *dsn* apart."""
 
+    def qualified(self, dsn: str, table: str) -> str:  # noqa: ARG002 - for those that need it
+        """Return what *table* of the database at *dsn* is called by those that `read_only` makes."""
+        return table
+
     @abstractmethod
     async def kill_connections(self, dsn: str) -> None:
         """End every connection to the database at *dsn* by the administrator's command, and wait until it is gone."""
+
+    @classmethod
+    def at(cls, service: Any) -> str:  # noqa: ANN401 - pytest-databases' dataclasses
+        """Return the DSN of a container's *service*."""
+        return f"{cls.database}://{service.user}:{service.password}@{service.host}:{service.port}/{service.database}"
 
 
 class PostgreSQL(Server):
@@ -290,6 +319,30 @@ class PostgreSQL(Server):
             """,
             dsn,
         )
+
+
+class PostgreSQLOfTree(PostgreSQL):
+    """A newer one, with orafce."""
+
+    @classmethod
+    def private(cls) -> Self:
+        """See `Server.private`; its programs find each other only where they are installed."""
+        tree = TREES / "postgresql"
+        found = sorted(tree.glob(cls.places))
+        if not found:
+            msg = f"no /{cls.places} in {tree}: make services"
+            raise FileNotFoundError(msg)
+        port = free_port()
+        shell = Shell(root=tree)
+        try:
+            shell.run(f"port={port} signal={cls.stop_signal} bin=/{found[-1].relative_to(tree)}")
+            shell.run(f"{cls.initialise} data")
+            server = cls(cls.private_dsn.format(port=port), f"private server, {found[-1]}", shell)
+            server.start()
+        except BaseException:
+            shell.close()
+            raise
+        return server
 
 
 class MySQLFamily(Server):
@@ -421,7 +474,177 @@ class MySQL(MySQLFamily):
     serve = f"{MySQLFamily.serve} --mysqlx=OFF --secure-file-priv=NULL"
 
 
-SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL, MariaDB, MySQL)}
+class Oracle(Server):
+    """Oracle Database 12.2 or later, or its emulation: seerdb's Mirror over a PostgreSQL with orafce.
+
+    A database is a user, whose schema has the same name.
+    """
+
+    database = "oracle"
+    wire = ORACLE
+    service = "pytest_databases.docker.oracle", os.environ.get("SQLSTORE_TEST_ORACLE_SERVICE", "oracle_23ai_service")
+    unencrypted = ""
+
+    def __init__(self, dsn: str, origin: str, backend: Server | None = None) -> None:
+        """See `Server`; *backend* is the PostgreSQL of one that is emulated."""
+        super().__init__(dsn, origin)
+        self.emulated = backend is not None
+        self._backend = backend
+        self._mirror: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def private(cls) -> Self:
+        """See `Server.private`."""
+        backend = PostgreSQLOfTree.private()
+        dsn = f"oracle://system:oracle@127.0.0.1:{free_port()}/freepdb1"
+        server = cls(dsn, f"(emulated) seerdb {version('seerdb')} over {backend.origin}", backend)
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    @classmethod
+    def at(cls, service: Any) -> str:  # noqa: ANN401 - pytest-databases' dataclasses
+        """See `Server.at`; the administrator's account, which makes the others."""
+        return f"oracle://system:{service.system_password}@{service.host}:{service.port}/{service.service_name}"
+
+    def start(self) -> None:
+        """See `Server.start`."""
+        assert self._backend
+        place = urlsplit(self.dsn)
+        backend = urlsplit(self._backend.dsn)
+        conninfo = f"host={backend.hostname} port={backend.port} user={backend.username} dbname=postgres"
+        options = [f"--port={place.port}", "--encryption=accepted", "--log-level=ERROR", "--failed-login-attempts=0"]
+        options += ["postgres", conninfo, f"--auth-conninfo={conninfo}", "--per-user-roles"]
+        self._mirror = subprocess.Popen(
+            [sys.executable, "-c", MIRROR, *options],
+            env={**os.environ, "MIRROR_USERS": "system:oracle"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while True:
+            try:
+                socket.create_connection((place.hostname, place.port or 0)).close()
+            except ConnectionRefusedError:
+                if self._mirror.poll() is not None:
+                    msg = f"the Mirror ended with {self._mirror.returncode}"
+                    raise RuntimeError(msg) from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """See `Server.stop`."""
+        if self._mirror:
+            self._mirror.kill()
+            self._mirror.communicate()
+            self._mirror = None
+
+    def close(self) -> None:
+        """See `Server.close`."""
+        self.stop()
+        if self._backend:
+            self._backend.close()
+
+    async def fetch(self, sql: str, dsn: str | None = None) -> list[tuple[Any, ...]]:
+        """See `Server.fetch`."""
+        async with ORACLEDB.connect_async(**oracle_options(dsn or self.admin_dsn)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.outputtypehandler = _bytes_at_once
+                await cursor.execute(sql)
+                return await cursor.fetchall() if cursor.description else []
+
+    async def create_database(self) -> str:
+        """See `Server.create_database`."""
+        name = f"sqlstore_{secrets.token_hex(6)}"
+        await self.add_user(name, name)  # which ends sessions that it has lost, and looks at them
+        return _as_user(self.admin_dsn, name)
+
+    async def drop_database(self, dsn: str) -> None:
+        """See `Server.drop_database`."""
+        await self.kill_connections(dsn)
+        await self.fetch(f"DROP USER {urlsplit(dsn).username} CASCADE")
+
+    async def kill_connections(self, dsn: str) -> None:
+        """See `Server.kill_connections`."""
+        sessions = """
+            SELECT sid || ',' || serial# FROM v$session
+             WHERE username = USER AND sid <> TO_NUMBER(SYS_CONTEXT('USERENV', 'SID'))
+        """
+        for (session,) in await self.fetch(sessions, dsn):
+            with suppress(oracledb.DatabaseError):  # it has ended meanwhile
+                await self.fetch(f"ALTER SYSTEM KILL SESSION '{session}' IMMEDIATE", dsn)
+
+    async def add_user(self, name: str, password: str) -> None:
+        """See `Server.add_user`."""
+        await self.fetch(f"CREATE USER {name} IDENTIFIED BY {password}")
+        await self.fetch(f"GRANT DBA TO {name}")
+
+    async def connections(self, dsn: str) -> set[int]:
+        """See `Server.connections`."""
+        sql = "SELECT sid FROM v$session WHERE program = 'sqlstore' AND username = USER"
+        return {row[0] for row in await self.fetch(sql, dsn)}
+
+    async def read_only(self, dsn: str) -> str:
+        """See `Server.read_only`."""
+        name = f"sqlstore_{secrets.token_hex(6)}"
+        await self.fetch(f"CREATE USER {name} IDENTIFIED BY {name}")
+        await self.fetch(f"GRANT CREATE SESSION TO {name}")
+        for (table,) in await self.fetch("SELECT table_name FROM user_tables", dsn):
+            await self.fetch(f"GRANT SELECT ON {table} TO {name}", dsn)
+        return _as_user(dsn, name)
+
+    def qualified(self, dsn: str, table: str) -> str:
+        """See `Server.qualified`."""
+        return f"{urlsplit(dsn).username}.{table}"
+
+
+# The Mirror, until its input ends: this process closed it or died. Oracle has other words for what two at once may
+# meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's.
+MIRROR = """
+import os, sys, threading
+from seerdb.server.backends import postgres
+from seerdb.server.launcher import main
+
+def replay(self, sql, rows, original=postgres.PostgresBackend._replay_until_failure):
+    error = original(self, sql, rows)
+    no_row_fails = str(error) == "the array statement failed"
+    return postgres.BackendError(str(error), ora_code=1) if no_row_fails else error
+
+postgres.PostgresBackend._replay_until_failure = replay
+postgres._SQLSTATE_TO_ORA["42710"] = 955
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+main(sys.argv[1:])
+"""
+
+
+def _bytes_at_once(cursor: Any, column: Any) -> object:  # noqa: ANN401 - the driver's types say little
+    if column.type_code is not ORACLEDB.DB_TYPE_BLOB:
+        return None
+    return cursor.var(ORACLEDB.DB_TYPE_LONG_RAW, arraysize=cursor.arraysize)
+
+
+def oracle_options(dsn: str) -> dict[str, str]:
+    """Return what oracledb.connect takes for *dsn*."""
+    place = urlsplit(dsn)
+    return {
+        "user": place.username or "",
+        "password": place.password or "",
+        "dsn": f"{place.hostname}:{place.port}{place.path}",
+    }
+
+
+def _as_user(dsn: str, name: str) -> str:
+    place = urlsplit(dsn)
+    return place._replace(netloc=f"{name}:{name}@{place.hostname}:{place.port}").geturl()
+
+
+SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL, MariaDB, MySQL, Oracle)}
 
 
 def required() -> set[str]:
@@ -474,8 +697,7 @@ def _from_docker(kind: type[Server], request: pytest.FixtureRequest) -> Server:
     if ping.returncode != 0:
         raise LookupError(ping.stderr.strip())
     at = request.getfixturevalue(fixture)
-    dsn = f"{kind.database}://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}"
-    return kind(dsn, f"Docker, {fixture}")
+    return kind(kind.at(at), f"Docker, {fixture}")
 
 
 def _from_binaries(kind: type[Server], _: pytest.FixtureRequest) -> Server:

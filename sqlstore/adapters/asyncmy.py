@@ -189,7 +189,7 @@ class AsyncmyConnection(StoreConnection):
             raise
 
     async def _send(self, packet: bytes) -> Rows:
-        """Send statements, and return the rows of whichever has any."""
+        """Send statements, and return the rows of the last one that is a query."""
         if len(packet) + 1 >= self._largest_packet:  # one byte says that it is a query
             msg = (
                 f"the value is too large for the server: its max_allowed_packet is {self._largest_packet:,} bytes, "
@@ -199,10 +199,12 @@ class AsyncmyConnection(StoreConnection):
         connection = self._connection
         try:
             await connection.query(packet)
-            rows: Rows = connection._result.rows or ()  # noqa: SLF001 - as asyncmy's cursors do
-            while connection._result.has_next:  # noqa: SLF001
+            result = connection._result  # noqa: SLF001 - as asyncmy's cursors do
+            rows: Rows = result.rows or ()
+            while result.has_next:
                 await connection.next_result()
-                rows = rows or connection._result.rows or ()  # noqa: SLF001
+                result = connection._result  # noqa: SLF001
+                rows = rows if result.rows is None else result.rows
         except BaseException as error:
             if not isinstance(error, errors.MySQLError) or error.sqlstate is None:
                 # It is not the server's answer, which may still come, and must be nobody else's.

@@ -2,7 +2,8 @@
 
 from ._dialect import Dialect, Row, Statement, Step
 from .mysql import MYSQL
+from .oracle import ORACLE
 from .postgresql import POSTGRESQL
 from .sqlite import SQLITE
 
-__all__ = ("MYSQL", "POSTGRESQL", "SQLITE", "Dialect", "Row", "Statement", "Step")
+__all__ = ("MYSQL", "ORACLE", "POSTGRESQL", "SQLITE", "Dialect", "Row", "Statement", "Step")

@@ -32,7 +32,10 @@ class Step(NamedTuple):
     many: bool = False
     """*parameters* holds one sequence a row, and the text runs once for each."""
     then: Step | None = None
-    """Runs next, in the same transaction; the rows are those of whichever step has any."""
+    """Runs next, in the same transaction; the rows are those of the last step that is a query.
+
+    With *many* and no parameters, it takes the rows that were answered before.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Statement:
     text: str
     parameters: tuple[str, ...]
     many: bool = False
-    """Runs once a row: the driver's ``executemany``."""
+    """Runs once a row: the driver's ``executemany``. Without *parameters* the rows are those answered before it."""
     placeholder: str = "?"
     row: str = ""
     """What stands for a row, once each, where the text says ``{rows}``; the *parameters* are then those of a row."""
@@ -57,7 +60,8 @@ class Statement:
         """Return the step that runs this statement for *rows*."""
         then = None if self.then is None else self.then.bind(values, rows)
         if self.many:
-            return Step(self.text, [self._parameters(values, (row,)) for row in rows], many=True, then=then)
+            parameters = [self._parameters(values, (row,)) for row in rows] if self.parameters else ()
+            return Step(self.text, parameters, many=True, then=then)
         text = self.text
         if self.row:
             text = text.replace("{rows}", ", ".join([self.row] * len(rows)))
@@ -133,8 +137,10 @@ class Dialect:
 
     columns: Statement
     """The names of *table*'s columns; no row if there is no such table."""
+    indexes: Statement | None = None
+    """The names of its indexes, where each statement of a migration commits by itself, whoever else does the same."""
     migration_begin: tuple[str, ...]
-    """Open a transaction that only one process can be in, whatever table it is about."""
+    """Open a transaction that only one process can be in, whatever table it is about; nothing where there is none."""
     migration_commit: str
 
     def for_table(self, table: str) -> Dialect:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -54,8 +53,7 @@ def pooler(server: Server, request: pytest.FixtureRequest) -> Generator[int, Non
     if not Path(shlex.split(command)[-1]).exists():
         servers.missing(servers.PostgreSQL, f"no {command}: make services")
     place = urlsplit(server.dsn)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = servers.free_port()
     password = f"password={place.password}" if place.password else ""
     shell = servers.Shell()
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 import pytest
 
-from ..servers import ASYNCMY, MySQL
+from ..servers import ASYNCMY, ORACLEDB, MySQL, oracle_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -72,8 +72,20 @@ async def _hold_in_sqlite(path: str, _table: str, _keys: Sequence[str]) -> Async
         connection.close()
 
 
+@asynccontextmanager
+async def _hold_in_oracle(dsn: str, table: str, keys: Sequence[str]) -> AsyncGenerator[None, None]:
+    async with ORACLEDB.connect_async(**oracle_options(dsn)) as connection:
+        wanted = ", ".join(f"'{key}'" for key in keys) or "NULL"
+        held = await connection.fetchall(
+            f"SELECT session_id FROM {table} WHERE session_id IN ({wanted}) FOR UPDATE"  # noqa: S608
+        )
+        assert len(held) == len(keys)
+        yield
+
+
 _HOLD: dict[str, Callable[[str, str, Sequence[str]], AbstractAsyncContextManager[None]]] = {
     "mysql": _hold_in_mysql,
+    "oracle": _hold_in_oracle,
     "postgresql": _hold_in_postgresql,
     "sqlite": _hold_in_sqlite,
 }

@@ -218,6 +218,10 @@ _REFUSE_TO_DELETE = {
         CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} FOR EACH ROW
         IF old.session_id = 'e' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused'; END IF
     """,
+    "oracle": """
+        CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} FOR EACH ROW WHEN (OLD.session_id = 'e')
+        BEGIN RAISE_APPLICATION_ERROR(-20001, 'refused'); END;
+    """,
     "sqlite": """
         CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} WHEN old.session_id = 'e'
         BEGIN

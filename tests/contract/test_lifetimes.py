@@ -35,6 +35,10 @@ _SECONDS: dict[timedelta | float, float] = {
     36_525 * 86_400: 36_525 * 86_400,
 }
 _STORED_LIFETIME = {
+    "oracle": """
+        EXTRACT(DAY FROM expires_at - updated_at) * 86400 + EXTRACT(HOUR FROM expires_at - updated_at) * 3600
+        + EXTRACT(MINUTE FROM expires_at - updated_at) * 60 + EXTRACT(SECOND FROM expires_at - updated_at)
+    """,
     "mysql": "TIMESTAMPDIFF(MICROSECOND, updated_at, expires_at) / 1e6",
     "postgresql": "extract(epoch FROM expires_at - updated_at)::float8",
     "sqlite": "expires_at - updated_at",

@@ -71,10 +71,10 @@ async def test_many_processes_create_the_table_at_once(
 
 
 async def test_no_write_of_several_processes_is_lost(
-    adapter: Adapter, store: Store, processes: ProcessPoolExecutor
+    adapter: Adapter, store: Store, make_config: MakeConfig, processes: ProcessPoolExecutor
 ) -> None:
     """4 processes of 8 tasks write the same keys: none is told of the others, and every increment counts."""
-    place = _place(adapter, store.config)
+    place = _place(adapter, make_config(timeout=60))  # in the end each gets at a key that all want
     running = [processes.submit(worker.write_beside_others, place, number) for number in range(4)]
     errors = [error for process in running for error in process.result()]
 

@@ -26,11 +26,13 @@ INDEXES = {
         SELECT DISTINCT index_name FROM information_schema.statistics
          WHERE table_schema = DATABASE() AND table_name = '{}' AND index_name <> 'PRIMARY'
     """,
+    "oracle": "SELECT index_name FROM user_indexes WHERE table_name = upper('{}') AND index_name NOT LIKE 'SYS%'",
     "postgresql": "SELECT indexname FROM pg_indexes WHERE lower(tablename) = lower('{}')",
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'index' AND sql > '' AND lower(tbl_name) = lower('{}')",
 }
 TABLES = {
     "mysql": "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
+    "oracle": "SELECT table_name FROM user_tables",
     "postgresql": "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_)'",
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table'",
 }

@@ -15,6 +15,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from ..servers import oracle_options
 from .pages import PAGES, ROOT, fences
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ RUN_HERE = {
     "asyncpg_store.py",
     "errors.py",
     "one_table.py",
+    "oracledb_options.py",
     "prune.py",
     "psycopg_options.py",
     "sqlite_options.py",
@@ -135,6 +137,17 @@ def test_two_drivers_reach_the_same_table(fresh_database: str, tmp_path: Path, m
     monkeypatch.setenv("DATABASE_URL", fresh_database)
 
     assert printed("psycopg_options.py", tmp_path) == "b'hello'\n"
+
+
+@pytest.mark.adapters("oracle")
+def test_a_script_reads_what_another_oracledb_wrote(
+    fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one connection wrote, one of the other kind reads."""
+    for name, value in oracle_options(fresh_database).items():
+        monkeypatch.setenv(f"ORACLE_{name.upper()}", value)
+
+    assert printed("oracledb_options.py", tmp_path) == "b'hello'\n"
 
 
 def test_a_script_makes_the_table_in_sqlite(tmp_path: Path) -> None:

@@ -1,0 +1,310 @@
+"""Oracle Database 12.2 and later.
+
+Instants are UTC in a TIMESTAMP without a zone. Each statement that writes comes after one that locks its rows and does
+not wait for them: a statement that changes rows waits for other transactions without a bound, and a server cannot be
+told otherwise. A row that is not there yet cannot be locked; for one that somebody inserts at the same time, MERGE
+waits until that is committed, and then fails with ORA-00001.
+"""
+
+from ._dialect import Dialect, Statement
+
+__all__ = ("ORACLE",)
+
+_NOW = "SYS_EXTRACT_UTC(SYSTIMESTAMP)"
+_EXPIRED = f"stored.expires_at <= {_NOW}"
+_LIVE = f"(stored.expires_at IS NULL OR stored.expires_at > {_NOW})"
+
+# An interval has no length in seconds, and a difference of two DATEs none of their fractions.
+_LEFT = f"(stored.expires_at - {_NOW})"
+_SECONDS_LEFT = f"""EXTRACT(DAY FROM {_LEFT}) * 86400 + EXTRACT(HOUR FROM {_LEFT}) * 3600
+           + EXTRACT(MINUTE FROM {_LEFT}) * 60 + EXTRACT(SECOND FROM {_LEFT})"""
+
+
+# Values are bound by position, and each placeholder counts; their numbers mean nothing.
+_ROWS = "stored.namespace = :1\n   AND stored.session_id IN ({key*})"
+_ROW = "stored.namespace = :1\n   AND stored.session_id = :2"
+_KEYS = ("namespace", "key*")
+_KEY = ("namespace", "key")
+
+_LOCK_ROWS = f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE {_ROWS}
+ ORDER BY stored.session_id
+   FOR UPDATE NOWAIT"""
+_LOCK_ROW = f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE {_ROW}
+   FOR UPDATE NOWAIT"""
+
+_FRESH = f"""
+MERGE INTO {{table}} stored
+USING (SELECT :1 AS namespace,
+              :2 AS session_id,
+              CAST(:3 AS NUMBER(19)) AS version,
+              {_NOW} + NUMTODSINTERVAL(:4, 'SECOND') AS expires_at,
+              {_NOW} AS now"""
+_MATCHED = """
+         FROM dual) fresh
+   ON (stored.namespace = fresh.namespace AND stored.session_id = fresh.session_id)"""
+_INSERT = "INSERT (namespace, session_id, data, expires_at, version, created_at, updated_at)"
+_NEW_LIFE = """principal = CASE WHEN stored.expires_at <= fresh.now THEN NULL ELSE stored.principal END,
+       created_at = CASE WHEN stored.expires_at <= fresh.now THEN fresh.now ELSE stored.created_at END"""
+
+# Tells whether this call's value is there: versions are random.
+_WRITTEN = Statement(
+    f"""
+SELECT stored.session_id, stored.data
+  FROM {{table}} stored
+ WHERE {_ROW}
+   AND stored.version = :3""",
+    ("namespace", "key", "version"),
+)
+
+# A counter is what increment itself writes, looked at as hexadecimal digits: no sign but -, no leading zero, no space.
+# As text it could be invalid in the database's character set.
+_HEX = "RAWTOHEX(DBMS_LOB.SUBSTR(stored.data, 21, 1))"
+_COUNT = f"""CASE
+           WHEN stored.expires_at <= fresh.now THEN 0
+           WHEN REGEXP_LIKE({_HEX}, '^(30|(2D)?3[1-9](3[0-9]){{0,18}})$')
+           THEN TO_NUMBER(UTL_RAW.CAST_TO_VARCHAR2(DBMS_LOB.SUBSTR(stored.data, 20, 1)))
+       END"""
+_FITS = "BETWEEN -9223372036854775808 AND 9223372036854775807"
+_COUNTS = f"{_COUNT} {_FITS} AND {_COUNT} + fresh.amount {_FITS}"
+
+# Unquoted names are in upper case. What SUBSTR finds in front of a dot that is not there is NULL.
+_SCHEMA = "NVL(UPPER(SUBSTR(:1, 1, INSTR(:2, '.') - 1)), SYS_CONTEXT('USERENV', 'CURRENT_SCHEMA'))"
+_TABLE = "UPPER(SUBSTR(:3, INSTR(:4, '.') + 1))"
+
+ORACLE = Dialect(
+    name="oracle",
+    schemas=True,
+    process_clock=False,
+    largest_value=2**30 - 2**20,  # the driver sends at most 1 GB
+    select=Statement(
+        f"""
+SELECT stored.session_id, stored.data, stored.version, {_SECONDS_LEFT}
+  FROM {{table}} stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        _KEYS,
+        placeholder=":2",
+    ),
+    select_expiry=Statement(
+        f"""
+SELECT stored.session_id, {_SECONDS_LEFT}
+  FROM {{table}} stored
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        _KEYS,
+        placeholder=":2",
+    ),
+    renew=Statement(
+        f"""
+SELECT stored.session_id, stored.data, stored.version
+  FROM {{table}} stored
+ WHERE {_ROWS}
+   AND stored.expires_at > {_NOW}
+ ORDER BY stored.session_id
+   FOR UPDATE NOWAIT""",
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""
+UPDATE {{table}} stored
+   SET expires_at = GREATEST(stored.expires_at, {_NOW} + NUMTODSINTERVAL(:3, 'SECOND'))
+ WHERE {_ROWS}
+   AND stored.expires_at > {_NOW}""",
+            ("lifetime", *_KEYS),
+            placeholder=":2",
+        ),
+    ),
+    touch=Statement(
+        _LOCK_ROWS,
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""
+UPDATE {{table}} stored
+   SET expires_at = GREATEST(stored.expires_at, {_NOW} + NUMTODSINTERVAL(:3, 'SECOND'))
+ WHERE {_ROW}
+   AND stored.version = :4
+   AND stored.expires_at > {_NOW}""",
+            ("lifetime", "namespace", "key", "version"),
+            many=True,
+        ),
+    ),
+    upsert=Statement(
+        _LOCK_ROWS,
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""{_FRESH}{_MATCHED}
+ WHEN MATCHED THEN UPDATE
+   SET data = :5,
+       version = fresh.version,
+       updated_at = fresh.now,
+       expires_at = fresh.expires_at,
+       {_NEW_LIFE}
+ WHEN NOT MATCHED THEN {_INSERT}
+VALUES (fresh.namespace, fresh.session_id, :6, fresh.expires_at, fresh.version, fresh.now, fresh.now)""",
+            ("namespace", "key", "version", "lifetime", "data", "data"),
+            many=True,
+        ),
+    ),
+    delete=Statement(
+        _LOCK_ROWS,
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""
+DELETE FROM {{table}} stored
+ WHERE {_ROWS}""",
+            _KEYS,
+            placeholder=":2",
+        ),
+    ),
+    # What has expired makes way, and what an earlier attempt of this call stored.
+    add=Statement(
+        _LOCK_ROW,
+        _KEY,
+        then=Statement(
+            f"""
+DELETE FROM {{table}} stored
+ WHERE {_ROW}
+   AND ({_EXPIRED} OR stored.version = :3)""",
+            ("namespace", "key", "version"),
+            then=Statement(
+                f"""{_FRESH}{_MATCHED}
+ WHEN NOT MATCHED THEN {_INSERT}
+VALUES (fresh.namespace, fresh.session_id, :5, fresh.expires_at, fresh.version, fresh.now, fresh.now)""",
+                ("namespace", "key", "version", "lifetime", "data"),
+                then=_WRITTEN,
+            ),
+        ),
+    ),
+    pop=Statement(
+        f"""
+SELECT stored.session_id, stored.data
+  FROM {{table}} stored
+ WHERE {_ROW}
+   AND {_LIVE}
+   FOR UPDATE NOWAIT""",
+        _KEY,
+        then=Statement(
+            f"""
+DELETE FROM {{table}} stored
+ WHERE {_ROW}
+   AND {_LIVE}""",
+            _KEY,
+        ),
+    ),
+    increment=Statement(
+        _LOCK_ROW,
+        _KEY,
+        then=Statement(
+            f"""{_FRESH},
+              CAST(:5 AS NUMBER(19)) AS amount{_MATCHED}
+ WHEN MATCHED THEN UPDATE
+   SET data = CASE
+           WHEN {_COUNTS}
+           THEN TO_BLOB(UTL_RAW.CAST_TO_RAW(TO_CHAR({_COUNT} + fresh.amount)))
+           ELSE stored.data
+       END,
+       version = CASE WHEN {_COUNTS} THEN fresh.version ELSE stored.version END,
+       updated_at = CASE WHEN {_COUNTS} THEN fresh.now ELSE stored.updated_at END,
+       expires_at = CASE WHEN stored.expires_at <= fresh.now THEN fresh.expires_at ELSE stored.expires_at END,
+       {_NEW_LIFE}
+ WHEN NOT MATCHED THEN {_INSERT}
+VALUES (fresh.namespace, fresh.session_id, TO_BLOB(UTL_RAW.CAST_TO_RAW(TO_CHAR(fresh.amount))), fresh.expires_at,
+        fresh.version, fresh.now, fresh.now)""",
+            ("namespace", "key", "version", "lifetime", "amount"),
+            then=_WRITTEN,
+        ),
+    ),
+    compare_and_set=Statement(
+        f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE {_ROW}
+   AND stored.version IN (:3, :4)
+   AND {_LIVE}
+   FOR UPDATE NOWAIT""",
+        ("namespace", "key", "version", "expected"),
+        then=Statement(
+            f"""
+UPDATE {{table}} stored
+   SET data = :3,
+       version = :4,
+       updated_at = {_NOW}
+ WHERE {_ROW}
+   AND stored.version IN (:5, :6)
+   AND {_LIVE}""",
+            ("data", "version", "namespace", "key", "version", "expected"),
+        ),
+    ),
+    # The first page begins after '', which is NULL; keys begin with something after a space.
+    walk=Statement(
+        """
+SELECT namespace, session_id, 0
+  FROM {table}
+ WHERE namespace >= :1
+   AND (namespace > :2 OR session_id > NVL(:3, ' '))
+   AND namespace < :4
+ ORDER BY namespace, session_id
+ FETCH FIRST :5 ROWS ONLY""",
+        ("after_namespace", "after_namespace", "after_key", "end", "limit"),
+    ),
+    walk_expired=Statement(
+        f"""
+SELECT namespace, session_id, 1
+  FROM {{table}}
+ WHERE namespace >= :1
+   AND (namespace > :2 OR session_id > NVL(:3, ' '))
+   AND namespace < :4
+   AND expires_at <= {_NOW}
+ ORDER BY namespace, session_id
+ FETCH FIRST :5 ROWS ONLY""",
+        ("after_namespace", "after_namespace", "after_key", "end", "limit"),
+    ),
+    # A row that somebody holds is left for the next round instead of waiting for it.
+    delete_expired=Statement(
+        f"""
+SELECT stored.session_id, stored.namespace
+  FROM {{table}} stored
+ WHERE {_ROWS}
+   AND {_EXPIRED}
+   FOR UPDATE SKIP LOCKED""",
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""
+DELETE FROM {{table}} stored
+ WHERE stored.session_id = :1
+   AND stored.namespace = :2
+   AND {_EXPIRED}""",
+            (),
+            many=True,
+        ),
+    ),
+    columns=Statement(
+        f"""
+SELECT LOWER(column_name)
+  FROM all_tab_columns
+ WHERE owner = {_SCHEMA}
+   AND table_name = {_TABLE}""",
+        ("table",) * 4,
+    ),
+    indexes=Statement(
+        f"""
+SELECT LOWER(index_name)
+  FROM all_indexes
+ WHERE table_owner = {_SCHEMA}
+   AND table_name = {_TABLE}""",
+        ("table",) * 4,
+    ),
+    # Each statement commits by itself, and an ordinary user has no lock that is not a row's.
+    migration_begin=(),
+    migration_commit="COMMIT",
+)
