@@ -97,6 +97,20 @@ class BaseConfig(ABC):
     def classify(self, error: Exception) -> type[SQLStoreError]:
         """Return what the driver's *error* means; `SQLStoreError` itself where nothing better is known."""
 
+    @contextlib.asynccontextmanager
+    async def spare_connection(self) -> AsyncGenerator[StoreConnection, None]:
+        """Give one more connection, for as long as a call may take: to see what has become of a lost one.
+
+        Raises the driver's own exceptions.
+        """
+        connection = await self.open_store_connection()
+        timer = asyncio.get_running_loop().call_later(self.timeout, connection.kill)
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+            connection.kill()
+
     def of_loop(self, make: Callable[[BaseConfig], ResourceT]) -> ResourceT:
         """Return what *make* made from this config for the running event loop, making it on the first call.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import select
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
@@ -19,12 +21,13 @@ from .exceptions import ConnectionLostError, ContentionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from socket import socket
 
     from .dialects import Step
 
     Rows = Sequence[Sequence[Any]]
 
-__all__ = ("StoreConnection", "ThreadConnection", "close_socket", "started_threads")
+__all__ = ("StoreConnection", "ThreadConnection", "close_socket", "has_news", "started_threads")
 
 T = TypeVar("T")
 
@@ -60,6 +63,15 @@ class StoreConnection(ABC):
         A server goes on with a statement whose client has gone, so that it could undo what comes after. Raises the
         driver's own exceptions if the server cannot be asked.
         """
+
+
+def has_news(connection: int | socket) -> bool:
+    """Return whether the server of an idle connection, a socket, has sent something: that it has gone."""
+    if sys.platform == "win32":
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()  # select.select refuses large file descriptors, but on Windows
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def close_socket(transport: object) -> None:

@@ -629,10 +629,12 @@ def _bytes_at_once(cursor: Any, column: Any) -> object:  # noqa: ANN401 - the dr
     return cursor.var(ORACLEDB.DB_TYPE_LONG_RAW, arraysize=cursor.arraysize)
 
 
-def oracle_options(dsn: str) -> dict[str, str]:
+def oracle_options(dsn: str) -> dict[str, str | int]:
     """Return what oracledb.connect takes for *dsn*."""
     place = urlsplit(dsn)
     return {
+        # Large packets: the Mirror takes a message that is cut just in front of its values for a whole one.
+        "sdu": 65535,
         "user": place.username or "",
         "password": place.password or "",
         "dsn": f"{place.hostname}:{place.port}{place.path}",

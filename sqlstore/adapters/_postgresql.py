@@ -189,11 +189,6 @@ async def terminate(config: BaseConfig | None, server_pid: int, began: datetime 
     """
     if config is None:  # nobody is left who could send anything after it
         return
-    other = await config.open_store_connection()
-    timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
-    try:
+    async with config.spare_connection() as other:
         while (await other.run([Step(_TERMINATE, (server_pid, began))]))[0]:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
-    finally:
-        timer.cancel()
-        other.kill()

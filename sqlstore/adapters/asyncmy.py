@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import select
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig
-from ..connection import StoreConnection, close_socket
+from ..connection import StoreConnection, close_socket, has_news
 from ..dialects import MYSQL, Step
 from ..exceptions import (
     ConnectionLostError,
@@ -165,7 +164,7 @@ class AsyncmyConnection(StoreConnection):
     @property
     @override
     def closed(self) -> bool:
-        return self._transport.is_closing() or _has_something_to_say(self._transport)
+        return self._transport.is_closing() or has_news(self._transport.get_extra_info("socket"))
 
     @override
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
@@ -231,9 +230,7 @@ class AsyncmyConnection(StoreConnection):
         config = self._config()
         if config is None:  # nobody is left who could send anything after it
             return
-        other = await config.open_store_connection()
-        timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
-        try:
+        async with config.spare_connection() as other:
             while (await other.run([Step(_IS_RUNNING, (self._server_id, self._host))]))[0]:
                 try:
                     await other.run([Step("KILL %s", (self._server_id,))])
@@ -241,9 +238,6 @@ class AsyncmyConnection(StoreConnection):
                     if error.args[0] != _NO_SUCH_THREAD:
                         raise
                 await asyncio.sleep(0.01)
-        finally:
-            timer.cancel()
-            other.kill()
 
 
 class AsyncmyStore(BaseSQLSpecStore[AsyncmyConfig]):
@@ -268,10 +262,3 @@ def _literal(value: bytes | str | float | None) -> bytes:
     if isinstance(value, str):
         return b"'%b'" % value.encode().replace(b"\\", b"\\\\").replace(b"'", b"''")
     return b"NULL" if value is None else repr(value).encode()
-
-
-def _has_something_to_say(transport: asyncio.Transport) -> bool:
-    """Return whether the server of an idle connection has sent something, which is that it has gone."""
-    poll = select.poll()  # not select.select, which refuses large file descriptors
-    poll.register(transport.get_extra_info("socket"), select.POLLIN)
-    return bool(poll.poll(0))

@@ -45,6 +45,7 @@ __all__ = ("AsyncpgConfig", "AsyncpgStore")
 _CONNECT_OPTIONS = frozenset(inspect.signature(asyncpg.connect).parameters)
 _POOL_OPTIONS = frozenset(inspect.signature(asyncpg.create_pool).parameters) - {"connect_kwargs"}
 
+_NOT_SENT = "the connection was lost before the statement was sent"
 # Of prepared statements; a pool's connection may have some from an earlier time with the stores.
 _NAMES = itertools.count()
 
@@ -173,6 +174,10 @@ class AsyncpgConnection(PostgreSQLConnection):
                 self._statements[step.text] = statement
         try:
             return await statement.fetch(*step.parameters)
+        except pg.InternalClientError as error:
+            # The server has said that it goes, and asyncpg waits for the end of the connection to call it closed.
+            self.kill()
+            raise ContentionError(_NOT_SENT) from error
         except pg.InvalidCachedStatementError:
             # The table was altered: https://www.postgresql.org/docs/current/sql-prepare.html
             self._statements.clear()
@@ -185,8 +190,7 @@ class AsyncpgConnection(PostgreSQLConnection):
             return await self._connection.prepare(text, name=name)
         except (OSError, pg.PostgresConnectionError) as error:
             # Nothing has been executed yet, so that even what must not run twice may be tried again.
-            msg = "the connection was lost before the statement was sent"
-            raise ContentionError(msg) from error
+            raise ContentionError(_NOT_SENT) from error
 
     @override
     async def close(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import select
 import socket
 import sys
 import weakref
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig
-from ..connection import StoreConnection, ThreadConnection
+from ..connection import StoreConnection, ThreadConnection, close_socket, has_news
 from ..dialects import ORACLE, Step
 from ..exceptions import (
     AlreadyThereError,
@@ -41,7 +40,7 @@ with driver_of("oracledb"):
     import oracledb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
     Rows = Sequence[Sequence[Any]]
@@ -255,12 +254,8 @@ class OracleAsyncConnection(StoreConnection):
         self._killed = True
         try:
             self._transport.abort()
-        except RuntimeError:
-            # Its loop is closed: asyncio's transport is left with an open socket that only its last callback closes
-            # (uvloop has closed it with the loop).
-            close_socket: Callable[[None], None] | None = getattr(self._transport, "_call_connection_lost", None)
-            if close_socket is not None:
-                close_socket(None)
+        except RuntimeError:  # its loop is closed
+            close_socket(self._transport)
 
     @override
     async def bury(self) -> None:
@@ -524,9 +519,7 @@ def _is_lost(connection: socket.socket | None) -> bool:
     """Return whether the socket of an idle connection is closed, or the server has said something, that it has gone."""
     if connection is None or connection.fileno() < 0:
         return True
-    poll = select.poll()  # not select.select, which refuses large file descriptors
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))
+    return has_news(connection)
 
 
 async def _end_session(config: BaseConfig | None, session: str) -> None:
@@ -536,13 +529,9 @@ async def _end_session(config: BaseConfig | None, session: str) -> None:
     """
     if config is None:  # nobody is left who could send anything after it
         return
-    other = await config.open_store_connection()
-    timer = asyncio.get_running_loop().call_later(config.timeout, other.kill)
     try:
-        await other.run([Step(f"ALTER SYSTEM KILL SESSION '{session}' IMMEDIATE")], atomic=False)
+        async with config.spare_connection() as other:
+            await other.run([Step(f"ALTER SYSTEM KILL SESSION '{session}' IMMEDIATE")], atomic=False)
     except oracledb.Error as error:
         if _code(error) not in {_NO_SUCH_SESSION, _MARKED_FOR_KILL}:
             raise
-    finally:
-        timer.cancel()
-        other.kill()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import select
 import socket
 import weakref
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import override
 
 from ..config import ExtensionConfig, ServerConfig
-from ..connection import ThreadConnection
+from ..connection import ThreadConnection, has_news
 from ..dialects import POSTGRESQL
 from ..exceptions import ConnectionLostError, ContentionError, SQLStoreError, UnavailableError
 from ..store import BaseSQLSpecStore
@@ -309,11 +308,7 @@ def _has_rows(cursor: psycopg.AsyncCursor[Any] | psycopg.Cursor[Any]) -> bool:
 
 def _is_lost(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
     """Return whether an idle connection is closed, or the server has something to say, which is that it has gone."""
-    if connection.closed:
-        return True
-    poll = select.poll()  # not select.select, which refuses large file descriptors
-    poll.register(connection.pgconn.socket, select.POLLIN)
-    return bool(poll.poll(0))
+    return connection.closed or has_news(connection.pgconn.socket)
 
 
 def _hang_up(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:

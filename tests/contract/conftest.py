@@ -163,6 +163,15 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_closed(connections: Connections) -> None:
+    """Wait until no connection is open, which a server may notice a moment later."""
+
+    async def closed() -> bool:
+        return not await connections()
+
+    await until(closed)
+
+
 class Script:
     """A Python process that stops at each ``pause()`` of its program."""
 

@@ -13,7 +13,7 @@ import uvloop
 
 from sqlstore import lanes
 
-from .conftest import until
+from .conftest import until, until_closed
 from .verbs import VERBS
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ async def test_the_last_user_out_closes(unused: Store, connections: Connections)
 
         assert await connections() == opened
         assert opened
-    await until(lambda: _none(connections))
+    await until_closed(connections)
     await until(lambda: not _threads())
-
-
-async def _none(connections: Connections) -> bool:
-    return not await connections()
 
 
 async def test_the_stores_work_without_async_with(unused: Store, connections: Connections) -> None:
@@ -79,7 +75,7 @@ async def test_the_stores_work_without_async_with(unused: Store, connections: Co
         assert await unused.incr("n") == number + 1
         assert await connections()
         await unused.close()
-        await until(lambda: _none(connections))
+        await until_closed(connections)
 
 
 async def test_a_store_works_after_its_last_exit(unused: Store, connections: Connections) -> None:
@@ -91,7 +87,7 @@ async def test_a_store_works_after_its_last_exit(unused: Store, connections: Con
         assert await unused.get("k") == b"v"
         assert await unused.incr("n") == number + 1
     await unused.close()
-    await until(lambda: _none(connections))
+    await until_closed(connections)
 
 
 async def test_closing_waits_for_what_has_been_called(unused: Store, connections: Connections) -> None:
@@ -101,7 +97,7 @@ async def test_closing_waits_for_what_has_been_called(unused: Store, connections
     await unused.close()
 
     assert [call.result() for call in calls] == [*range(1, 51)]
-    await until(lambda: _none(connections))
+    await until_closed(connections)
 
 
 async def test_closing_drains_abandoned_calls(store: Store, unused: Store) -> None:
@@ -186,7 +182,7 @@ async def test_a_config_that_is_forgotten_closes(
 
     async def forgotten() -> bool:
         gc.collect()
-        return await _none(connections)
+        return not await connections()
 
     await until(forgotten)
     await until(lambda: not _threads())
@@ -225,7 +221,7 @@ async def test_each_event_loop_has_connections_of_its_own(
 
     assert await unused.get("n") == b"6"
     await unused.close()
-    await until(lambda: _none(connections))
+    await until_closed(connections)
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "create_table", "drop_table", "close", "__aenter__"])
@@ -353,7 +349,7 @@ async def test_a_program_leaves_no_warnings_and_few_connections(
     await script.succeeds()
 
     assert len(left) <= unused.config.readers + unused.config.writers
-    await until(lambda: _none(connections))
+    await until_closed(connections)
 
 
 # Processes

@@ -44,7 +44,8 @@ async def fresh_databases(
         yield [str(tmp_path / f"{number}.db") for number in range(ROUNDS)]
         return
     server: Server = request.getfixturevalue("server")
-    databases = [await server.create_database() for _ in range(ROUNDS)]
+    rounds = 5 if adapter.dialect == "oracle" else ROUNDS  # its emulator is slow
+    databases = [await server.create_database() for _ in range(rounds)]
     yield databases
     for database in databases:
         await server.drop_database(database)
@@ -67,7 +68,7 @@ async def test_many_processes_create_the_table_at_once(
             counted.append(await store.get("processes"))
 
     assert errors == []
-    assert counted == [b"%d" % PROCESSES] * ROUNDS
+    assert counted == [b"%d" % PROCESSES] * len(fresh_databases)
 
 
 async def test_no_write_of_several_processes_is_lost(

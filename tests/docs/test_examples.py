@@ -145,7 +145,7 @@ def test_a_script_reads_what_another_oracledb_wrote(
 ) -> None:
     """What one connection wrote, one of the other kind reads."""
     for name, value in oracle_options(fresh_database).items():
-        monkeypatch.setenv(f"ORACLE_{name.upper()}", value)
+        monkeypatch.setenv(f"ORACLE_{name.upper()}", str(value))
 
     assert printed("oracledb_options.py", tmp_path) == "b'hello'\n"
 
