@@ -27,6 +27,7 @@ from ._postgresql import RESET, PostgreSQLConnection, enter, meaning, terminate
 with driver_of("psycopg"):
     import psycopg
     from psycopg import errors, pq
+    from psycopg.types.array import ListBinaryDumper, ListDumper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,6 +140,7 @@ class PsycopgAsyncConnection(PostgreSQLConnection):
         self._pool = config.pool_instance
         self._loop = asyncio.get_running_loop()
         self._connection = connection
+        _send_arrays_in_binary(connection)
         self._usual = connection.autocommit
         self.server_pid = connection.info.backend_pid
         self._running = False
@@ -180,6 +182,7 @@ class PsycopgAsyncConnection(PostgreSQLConnection):
         try:
             await self._connection.execute(RESET)
             await self._connection.set_autocommit(self._usual)
+            self._connection.adapters.register_dumper(list, ListDumper)
         except psycopg.Error:
             self.kill()
         else:
@@ -225,6 +228,7 @@ class PsycopgSyncConnection(ThreadConnection, PostgreSQLConnection):
         pool = self._pool
         connection = psycopg.connect(**self._options) if pool is None else pool.getconn(self._patience)
         self._connection = connection
+        _send_arrays_in_binary(connection)
         self._usual = connection.autocommit
         connection.autocommit = True
         self.server_pid = connection.info.backend_pid
@@ -263,6 +267,7 @@ class PsycopgSyncConnection(ThreadConnection, PostgreSQLConnection):
         with suppress(psycopg.Error):  # the pool opens another one instead
             connection.execute(RESET)
             connection.autocommit = self._usual
+            connection.adapters.register_dumper(list, ListDumper)
         self._pool.putconn(connection)
 
     @override
@@ -299,6 +304,11 @@ def _how(connection: PostgreSQLConnection, step: Step) -> dict[str, bool]:
     # Without parameters the text may be several statements, which can neither be prepared nor answer in binary.
     parameters = bool(step.parameters)
     return {"prepare": connection.prepares and parameters, "binary": parameters}
+
+
+def _send_arrays_in_binary(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
+    # psycopg's choice is text, which doubles the bytes of values: 100 KB took four times as long to write.
+    connection.adapters.register_dumper(list, ListBinaryDumper)
 
 
 def _has_rows(cursor: psycopg.AsyncCursor[Any] | psycopg.Cursor[Any]) -> bool:
