@@ -274,6 +274,9 @@ _SQLSPEC_NAMES = {
     "migrations_path": "await store.create_table(), which applies the bundled migrations",
 }
 
+# What one driver calls by the other name.
+_OTHERS_NAMES = {"dsn": "conninfo", "conninfo": "dsn", "database": "dbname", "dbname": "database"}
+
 
 def refuse_unknown(where: str, options: Mapping[str, object], known: Iterable[str]) -> None:
     """Check the names of *options*.
@@ -286,6 +289,8 @@ def refuse_unknown(where: str, options: Mapping[str, object], known: Iterable[st
         if name in known:
             continue
         nearest = difflib.get_close_matches(str(name), known, n=1)
+        if _OTHERS_NAMES.get(name) in known:
+            nearest = [_OTHERS_NAMES[name]]
         advice = _SQLSPEC_NAMES.get(name) or (nearest[0] if nearest else f"one of {', '.join(known)}")
         msg = f"unknown option {name!r} in {where}: use {advice}"
         raise TypeError(msg)

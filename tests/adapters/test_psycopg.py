@@ -28,10 +28,13 @@ def test_every_option_of_a_pool_is_taken(config: Any, pool: Any) -> None:  # noq
 
 
 @CONFIGS
-@pytest.mark.parametrize("name", ["dsn", "coninfo", "min_sise"])
-def test_a_misspelt_option_is_refused(config: Any, name: str) -> None:  # noqa: ANN401 - classes of a kind
-    """Before anything is opened, naming the option that was probably meant."""
-    with pytest.raises(TypeError, match=f"unknown option '{name}'"):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dsn", "conninfo"), ("coninfo", "conninfo"), ("database", "dbname"), ("min_sise", "min_size")],
+)
+def test_a_misspelt_option_is_refused(config: Any, name: str, meant: str) -> None:  # noqa: ANN401 - classes of a kind
+    """Before anything is opened, naming the option that was probably meant, or what this driver calls it."""
+    with pytest.raises(TypeError, match=f"unknown option '{name}' in pool_config: use {meant}$"):
         config(pool_config={name: "x"})
 
 
