@@ -365,14 +365,16 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     async def _call_in_batches(self, verb: Verb, rows: Sequence[Row]) -> Answer:
         """Run *verb* for all *rows* and return what it answered, by stored key."""
         # All take their places at once, so that no later call comes between them.
-        futures = [self._submit(verb, batch) for batch in _batches(rows)]
+        batches = list(_batches(rows))
+        futures = [self._submit(verb, batch) for batch in batches]
         if len(futures) == 1:
             return await futures[0]
         whole: dict[str, Sequence[Any]] = {}
-        for answer in await asyncio.gather(*futures, return_exceptions=True):
+        for batch, answer in zip(batches, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(answer, BaseException):
                 raise answer
-            whole.update(answer)
+            # Not all of it: a later call may have shared the statement, and seen newer values of the other batches.
+            whole.update((row.key, answer[row.key]) for row in batch if row.key in answer)
         return whole
 
     # For authors of subclasses

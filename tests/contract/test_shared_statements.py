@@ -142,6 +142,25 @@ async def test_bulk_calls_and_single_ones_mix(store: Store) -> None:
     assert last == b"4"
 
 
+async def test_a_bulk_call_sees_only_what_its_own_parts_read(store: Store) -> None:
+    """A part that waits shares its statement with a later call, which sees what was written since."""
+    keys = [f"k{number:03}" for number in range(300)]
+    early, late = keys[0], keys[-1]
+    await store.set_many(dict.fromkeys(keys, b"1"))
+    *_, first, _, second = await asyncio.gather(
+        *(store.incr(late) for _ in range(20)),
+        # These two take the connections: what comes next waits, and shares.
+        store.get(late),
+        store.get(late),
+        store.get_many(keys),
+        store.set(early, b"2"),
+        store.get_many([early, late]),
+    )
+
+    assert first == {key: b"21" if key == late else b"1" for key in keys}
+    assert second == {early: b"2", late: b"21"}
+
+
 # One that fails
 
 
