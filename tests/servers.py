@@ -605,11 +605,30 @@ class Oracle(Server):
 
 
 # The Mirror, until its input ends: this process closed it or died. Oracle has other words for what two at once may
-# meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's.
+# meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's. And
+# Oracle waits for the rest of a message that the network cuts between two rows of values, or just before the first.
 MIRROR = """
 import os, sys, threading
+from seerdb.common.exceptions import Truncated
+from seerdb.server import session
 from seerdb.server.backends import postgres
 from seerdb.server.launcher import main
+
+def whole(parse, rows_of):
+    def parse_whole(payload, *arguments, **options):
+        request = parse(payload, *arguments, **options)
+        if len(request.bind_rows) < rows_of(payload, request, options):
+            raise Truncated("rows of values")
+        return request
+    return parse_whole
+
+session.parse_exec = whole(session.parse_exec, lambda payload, request, options: request.bind_count > 0)
+session.parse_reexecute = whole(
+    session.parse_reexecute,
+    lambda payload, request, options: (
+        request.fetch if options.get("bind_types") and payload[1] == session.TNS_FUNC_REEXECUTE else 0
+    ),
+)
 
 def replay(self, sql, rows, original=postgres.PostgresBackend._replay_until_failure):
     error = original(self, sql, rows)
@@ -633,8 +652,6 @@ def oracle_options(dsn: str) -> dict[str, str | int]:
     """Return what oracledb.connect takes for *dsn*."""
     place = urlsplit(dsn)
     return {
-        # Large packets: the Mirror takes a message that is cut just in front of its values for a whole one.
-        "sdu": 65535,
         "user": place.username or "",
         "password": place.password or "",
         "dsn": f"{place.hostname}:{place.port}{place.path}",
