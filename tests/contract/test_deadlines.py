@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +14,7 @@ from .conftest import until
 from .verbs import KEY, PRUNING, READS, VERBS, WRITES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from sqlstore import BaseSQLSpecStore
 
@@ -41,15 +41,25 @@ async def frozen(store: Store, make_store: MakeStore, proxy: Proxy) -> Store:
     await store.set(KEY, b"1")
     await store.close()
     # All connections: that of reads, of writes, and of what must not hold these up.
-    await asyncio.gather(frozen.get(KEY), frozen.set("other", b"1"), frozen.with_namespace("other").delete_all())
+    await _patiently(
+        lambda: asyncio.gather(frozen.get(KEY), frozen.set("other", b"1"), frozen.with_namespace("other").delete_all())
+    )
     proxy.freeze()
     return frozen
 
 
 async def _works(store: Store) -> None:
-    await store.set("works", b"v")
+    await _patiently(lambda: store.set("works", b"v"))
 
-    assert await store.get("works") == b"v"
+    assert await _patiently(lambda: store.get("works")) == b"v"
+
+
+async def _patiently(call: Callable[[], Awaitable[Any]]) -> object:
+    """Repeat *call* until a server that is well answers in time: a busy machine may need more to log in."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(UnavailableError):
+                return await call()
 
 
 @pytest.mark.parametrize("verb", [*READS, *PRUNING])

