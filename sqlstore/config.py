@@ -45,6 +45,8 @@ class LitestarOptions(TypedDict, total=False):
     """Seconds after which a call that has no answer raises; 10 if not given."""
     renew_after: float
     """The share of its lifetime that must have passed before a value is renewed; 0, always, if not given."""
+    prune_interval: float
+    """Seconds from one background pruning to the next, on average; 900 if not given, 0 for never."""
 
 
 class ExtensionConfig(TypedDict, total=False):
@@ -84,6 +86,7 @@ class BaseConfig(ABC):
         refuse_unknown('extension_config["litestar"]', self.litestar_options, LitestarOptions.__annotations__)
         self.timeout = _timeout(self.litestar_options.get("timeout", 10.0))
         self.renew_after = _renew_after(self.litestar_options.get("renew_after", 0.0))
+        self.prune_interval = _prune_interval(self.litestar_options.get("prune_interval", 900.0))
         self._per_loop: dict[Callable[..., Any], PerLoop[Any]] = {}
 
     @abstractmethod
@@ -314,3 +317,13 @@ def _renew_after(share: float) -> float:
         msg = f"renew_after must be at least 0 and less than 1, a share of the lifetime, not {share!r}"
         raise ValueError(msg)
     return float(share)
+
+
+def _prune_interval(interval: float) -> float:
+    if isinstance(interval, bool) or not isinstance(interval, (int, float)):
+        msg = f"prune_interval must be a number of seconds, 0 for never, not {interval!r}"
+        raise TypeError(msg)
+    if not 0 <= interval <= 86400:  # noqa: PLR2004 - a day; also refuses NaN
+        msg = f"prune_interval must be at least 0, never, and at most 86400 seconds, not {interval!r}"
+        raise ValueError(msg)
+    return float(interval)

@@ -31,7 +31,7 @@ from .operations import BATCH_BYTES, BATCH_ROWS, Operation, Repeat
 from .verbs import DeleteAll, PageVerb, Renewal, Scope, StatementVerb, by_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from .operations import Answer, Verb
@@ -218,21 +218,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             msg = f"batch_size must be a positive integer, not {batch_size!r}"
             raise ValueError(msg)
-        batch_size = min(batch_size, LARGEST_BATCH)
-        deleted = 0
-        after: Sequence[str] = (self._scope.path, "")
-        while True:
-            values = self._scope.page(after, batch_size)
-            read = PageVerb(self._scope, self._sql.walk_expired, values, write=False, shared=False)
-            page = [*(await self._submit(read, (), ordered=False)).values()]
-            for namespace, rows in by_namespace(row for row in page if row[2]):
-                values = {"namespace": namespace}
-                delete = StatementVerb(self._scope, self._sql.delete_expired, values, shared=False, patient=False)
-                with suppress(ContentionError):
-                    deleted += len(await self._submit(delete, rows, ordered=False))
-            if len(page) < batch_size:
-                return deleted
-            after = page[-1][:2]
+        return sum([deleted async for deleted, _ in self._prune(min(batch_size, LARGEST_BATCH))])
 
     # Atomic verbs
 
@@ -330,6 +316,28 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             await lanes.close()
 
     # How a verb reaches the database
+
+    async def _prune(self, batch_size: int = 1000) -> AsyncGenerator[tuple[int, int], None]:
+        """Delete what has expired; after each statement, tell how many rows it has deleted, and how many it has left.
+
+        What it has left had expired, and was somebody else's when it was to be deleted.
+        """
+        after: Sequence[str] = (self._scope.path, "")
+        while True:
+            values = self._scope.page(after, batch_size)
+            read = PageVerb(self._scope, self._sql.walk_expired, values, write=False, shared=False)
+            page = [*(await self._submit(read, (), ordered=False)).values()]
+            yield 0, 0
+            for namespace, rows in by_namespace(row for row in page if row[2]):
+                values = {"namespace": namespace}
+                delete = StatementVerb(self._scope, self._sql.delete_expired, values, shared=False, patient=False)
+                deleted = 0
+                with suppress(ContentionError):
+                    deleted = len(await self._submit(delete, rows, ordered=False))
+                yield deleted, len(rows) - deleted
+            if len(page) < batch_size:
+                return
+            after = page[-1][:2]
 
     def _enter(self, namespace: str | None) -> None:
         self.namespace = namespace

@@ -241,6 +241,24 @@ def test_a_share_that_is_none_is_refused(
         make_config(renew_after=share)
 
 
+@pytest.mark.parametrize(
+    ("interval", "error", "message"),
+    [
+        (True, TypeError, "prune_interval must be a number of seconds, 0 for never"),
+        ("900", TypeError, "prune_interval must be a number"),
+        (-0.1, ValueError, "prune_interval must be at least 0, never, and at most 86400 seconds"),
+        (86401, ValueError, "at most 86400"),
+        (math.nan, ValueError, "at most 86400"),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(
+    make_config: MakeConfig, interval: object, error: type[Exception], message: str
+) -> None:
+    """At construction, like any option."""
+    with pytest.raises(error, match=message):
+        make_config(prune_interval=interval)
+
+
 def test_a_store_over_another_driver_s_config_is_refused(adapter: Adapter, tmp_path: Path) -> None:
     """The message names the right one."""
     foreign: BaseConfig = SqliteConfig(pool_config={"database": tmp_path / "x.db"})

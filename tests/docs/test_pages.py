@@ -88,6 +88,7 @@ def test_the_options_of_every_adapter_are_all_there_are() -> None:
 
     assert set(named) == set(LitestarOptions.__annotations__)
     assert float(named["timeout"]) == config.timeout
+    assert float(named["prune_interval"]) == config.prune_interval
 
 
 def test_the_options_of_asyncpg_are_all_there_are() -> None:

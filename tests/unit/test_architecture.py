@@ -27,6 +27,7 @@ LAYERS = (
     {"operations", "order"},
     {"lanes", "verbs", "migrator"},
     {"store"},
+    {"pruner"},
     {"adapters"},
 )
 """A module imports from its own layer and from earlier ones."""
@@ -40,6 +41,7 @@ CORE = (
     "names",
     "operations",
     "order",
+    "pruner",
     "store",
     "verbs",
 )
