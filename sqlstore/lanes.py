@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
+from . import telemetry
 from .exceptions import (
     ConnectionLostError,
     ContentionError,
@@ -144,6 +145,7 @@ class Lanes:
         self._config: BaseConfig = weakref.proxy(config)
         self._loop = asyncio.get_running_loop()
         self._timeout = config.timeout
+        self._system = config.dialect.system
         self._order = Order()
         self._unfinished = self._order.unfinished
         self._reads = _Lane(config.readers, transactions=config.transactions, writes=False)
@@ -334,11 +336,16 @@ class Lanes:
         for operation in chain(*batch):
             operation.connection = connection
         started = self._loop.time()
+        table = batch[0][0].verb.table  # of the config, and so everybody's
+        if telemetry.active():
+            waits = [started + self._timeout - operation.deadline for operation in chain(*batch)]
+            telemetry.sent(self._system, table, waits)
         try:
             answers = await self._run(batch, connection)
         except Exception as error:  # noqa: BLE001 - it becomes the callers'
             await self._attempt_failed([*chain(*batch)], error, connection, started)
             return
+        telemetry.answered(self._system, table, self._loop.time() - started)
         failed: list[tuple[list[Operation], Exception]] = []
         for group, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
@@ -360,6 +367,7 @@ class Lanes:
             operation.connection = None
             operation.ambiguous |= lost
         if lost:
+            telemetry.lost(self._system, members[0].verb.table)
             connection.kill()
             if members[0].verb.write:
                 await self._bury(connection)
@@ -436,7 +444,9 @@ class Lanes:
         if operation.ambiguous and verb.write and (verb.patient or not isinstance(error, ContentionError)):
             error = _outcome_unknown("the connection was lost, and the write could not be repeated,")
         error.__cause__ = cause.__cause__ if type(error) is type(cause) else cause
-        if not again:
+        if again and not operation.future.done():
+            telemetry.retried(self._system, verb.table, error)
+        else:
             operation.settle(error)
         operation.turn = None
         operation.slow |= shared

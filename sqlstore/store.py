@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.stores.base import NamespacedStore
 
-from . import migrator
+from . import migrator, telemetry
 from .config import BaseConfig
 from .dialects import Row
 from .exceptions import ContentionError, CounterError, ValueTooLargeError
@@ -124,6 +124,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     # Reading
 
+    @telemetry.traced
     async def get(self, key: str, renew_for: float | timedelta | None = None) -> bytes | None:
         """Return the value, or None; with *renew_for*, move its expiry there in the same step.
 
@@ -148,15 +149,18 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
                 await self._call(touch, row._replace(version=found[2]))
         return found[1] if found else None
 
+    @telemetry.traced
     async def exists(self, key: str) -> bool:
         """Return whether there is a value."""
         return await self._call(self._select_expiry, Row(stored_key(key))) is not None
 
+    @telemetry.traced
     async def expires_in(self, key: str) -> int | None:
         """Return the seconds until the value expires, rounded up; None if there is no value or no expiry."""
         found = await self._call(self._select_expiry, Row(stored_key(key)))
         return math.ceil(found[1]) if found and found[1] is not None else None
 
+    @telemetry.traced
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values that exist, by key, in the order of *keys*."""
         by_stored = {stored_key(key): key for key in _listed(keys)}
@@ -164,6 +168,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         found = await self._call_in_batches(self._select, rows)
         return {key: found[stored][1] for stored, key in by_stored.items() if stored in found}
 
+    @telemetry.traced
     async def get_versioned(self, key: str) -> Versioned | None:
         """Return the value with its version, or None."""
         found = await self._call(self._select, Row(stored_key(key)))
@@ -171,11 +176,13 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     # Writing
 
+    @telemetry.traced
     async def set(self, key: str, value: str | bytes, expires_in: float | timedelta | None = None) -> None:
         """Store *value*; a string as UTF-8. A negative lifetime removes the key."""
         lifetime = lifetime_seconds(expires_in)
         await self._submit(self._write(lifetime), (self._row(key, value, lifetime),))
 
+    @telemetry.traced
     async def set_many(self, values: Mapping[str, str | bytes], expires_in: float | timedelta | None = None) -> None:
         """Store *values*, all with the same lifetime, in batches that each take effect as a whole."""
         if not isinstance(values, Mapping):
@@ -185,15 +192,18 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         rows = sorted(self._row(key, value, lifetime) for key, value in values.items())
         await self._call_in_batches(self._write(lifetime), rows)
 
+    @telemetry.traced
     async def delete(self, key: str) -> None:
         """Delete the value; no error if there is none."""
         await self._submit(self._delete, (Row(stored_key(key)),))
 
+    @telemetry.traced
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Delete the values of *keys*, in batches that each take effect as a whole."""
         stored = sorted({stored_key(key) for key in _listed(keys)})
         await self._call_in_batches(self._delete, [Row(key) for key in stored])
 
+    @telemetry.traced
     async def delete_all(self) -> None:
         """Delete all values of this namespace and its children, in batches.
 
@@ -206,6 +216,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
         await self._submit(DeleteAll(self._scope), ())
 
+    @telemetry.traced
     async def delete_expired(self, batch_size: int = 1000) -> int:
         """Delete the expired values of this namespace and its children; return how many.
 
@@ -222,6 +233,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
 
     # Atomic verbs
 
+    @telemetry.traced
     async def add(self, key: str, value: str | bytes, expires_in: float | timedelta | None = None) -> bool:
         """Store *value* if there is none; return whether it was stored.
 
@@ -232,6 +244,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         verb = StatementVerb(self._scope, self._sql.add, shared=False, repeat=Repeat.RECOGNISED)
         return bool(await self._call(verb, row))
 
+    @telemetry.traced
     async def pop(self, key: str) -> bytes | None:
         """Delete the value and return it, or None: of several callers one gets it.
 
@@ -242,6 +255,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         found = await self._call(verb, Row(stored_key(key)))
         return found[1] if found else None
 
+    @telemetry.traced
     async def incr(self, key: str, amount: int = 1, expires_in: float | timedelta | None = None) -> int:
         """Add *amount* to a counter and return the sum.
 
@@ -262,6 +276,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             raise CounterError(msg)
         return int(found[1])
 
+    @telemetry.traced
     async def compare_and_set(self, key: str, value: str | bytes, version: int) -> bool:
         """Replace the value if it still has *version*, see `get_versioned`; return whether it was replaced.
 
@@ -334,6 +349,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
                 deleted = 0
                 with suppress(ContentionError):
                     deleted = len(await self._submit(delete, rows, ordered=False))
+                    telemetry.pruned(self._sql.system, self._table_name, deleted)
                 yield deleted, len(rows) - deleted
             if len(page) < batch_size:
                 return

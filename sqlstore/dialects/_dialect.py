@@ -101,6 +101,8 @@ class Dialect:
 
     name: str
     """Also the folder of its migrations."""
+    system: str
+    """What OpenTelemetry calls the database."""
     schemas: bool
     """A table name may have one schema in front."""
     process_clock: bool

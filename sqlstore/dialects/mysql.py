@@ -76,6 +76,7 @@ _FREE = f"""
 
 MYSQL = Dialect(
     name="mysql",
+    system="mysql",
     schemas=True,
     process_clock=False,
     largest_value=2**30 - 2**20,  # max_allowed_packet is 1 GB at most

@@ -79,6 +79,7 @@ _TABLE = "UPPER(SUBSTR(:3, INSTR(:4, '.') + 1))"
 
 ORACLE = Dialect(
     name="oracle",
+    system="oracle.db",
     schemas=True,
     process_clock=False,
     largest_value=2**30 - 2**20,  # the driver sends at most 1 GB

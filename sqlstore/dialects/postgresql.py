@@ -60,6 +60,7 @@ SELECT stored.namespace, stored.session_id, coalesce({_EXPIRED}, FALSE)
 
 POSTGRESQL = Dialect(
     name="postgresql",
+    system="postgresql",
     schemas=True,
     process_clock=False,
     largest_value=2**30 - 2**20,  # a field and a message have at most 1 GB

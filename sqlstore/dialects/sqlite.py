@@ -29,6 +29,7 @@ _AMOUNT = "CAST(CAST(excluded.data AS TEXT) AS INTEGER)"
 
 SQLITE = Dialect(
     name="sqlite",
+    system="sqlite",
     schemas=False,
     process_clock=True,
     largest_value=10**9 - 2**20,  # SQLITE_MAX_LENGTH, for the whole row: https://www.sqlite.org/limits.html

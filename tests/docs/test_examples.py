@@ -39,6 +39,7 @@ RUN_HERE = {
     "prune.py",
     "psycopg_options.py",
     "sqlite_options.py",
+    "telemetry.py",
 }
 
 
@@ -186,3 +187,13 @@ def test_a_database_that_is_away_is_answered_with_503(run: Run, monkeypatch: pyt
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert "check pool_config" in answer.json()["detail"]
+
+
+def test_a_script_prints_the_spans_of_its_calls(tmp_path: Path) -> None:
+    """Each with its parent, and how it ended."""
+    assert printed("telemetry.py", tmp_path).splitlines() == [
+        "set litestar_session, in the request: UNSET",
+        "get litestar_session, in the request: UNSET",
+        "incr litestar_session, in the request: CounterError",
+        "request",
+    ]

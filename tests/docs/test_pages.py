@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from opentelemetry import metrics
 
 import sqlstore
 from sqlstore import BaseSQLSpecStore, LitestarOptions, exceptions
@@ -19,6 +20,7 @@ from sqlstore.dialects import Step
 
 from ..conftest import ADAPTERS
 from ..servers import ASYNCMY
+from ..telemetry import Recorded
 from .pages import PAGES, ROOT, codes, fences, table
 
 if TYPE_CHECKING:
@@ -159,6 +161,24 @@ async def test_the_pragmas_of_a_sqlite_connection_are_those_of_the_table(make_co
 
     assert {**found, "synchronous": "FULL" if found["synchronous"] == 2 else found["synchronous"]} == named
     assert "journal_mode" in found
+
+
+def test_the_metrics_are_those_of_the_table() -> None:
+    """The table has each name, with its kind and its unit."""
+    named = {tuple(code for cell in row[:3] for code in codes(cell)) for row in table("telemetry.md", "Metric")}
+    recorded = Recorded()
+    for instrument in vars(recorded.instruments).values():
+        if isinstance(instrument, metrics.Histogram):
+            instrument.record(1)
+        elif isinstance(instrument, metrics.Counter):
+            instrument.add(1)
+    found = {
+        (metric.name, "histogram" if recorded.totals(metric.name)[0].times else "counter", metric.unit)
+        for metric in recorded.metrics()
+    }
+    recorded.close()
+
+    assert named == found
 
 
 def test_the_design_says_what_each_dependency_is_for() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(sqlstore.__file__).parent
 LAYERS = (
-    {"exceptions", "dialects"},
+    {"exceptions", "dialects", "telemetry"},
     {"connection", "config", "names"},
     {"operations", "order"},
     {"lanes", "verbs", "migrator"},
@@ -43,6 +43,7 @@ CORE = (
     "order",
     "pruner",
     "store",
+    "telemetry",
     "verbs",
 )
 DRIVERS = ("asyncmy", "asyncpg", "aiosqlite", "oracledb", "psycopg", "sqlite3")
