@@ -6,11 +6,11 @@ from typing import Any
 from litestar import Litestar, Request, get
 from litestar.middleware.rate_limit import RateLimitConfig
 from litestar.middleware.session.server_side import ServerSideSessionConfig
-from litestar.stores.registry import StoreRegistry
 
-from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
+from sqlstore.adapters.sqlite import SqliteConfig
+from sqlstore.litestar import SQLStorePlugin
 
-store = SqliteStore(SqliteConfig(pool_config={"database": "app.db"}))
+config = SqliteConfig(pool_config={"database": "app.db"})
 
 
 @get("/")
@@ -28,12 +28,9 @@ async def report() -> str:
 
 app = Litestar(
     [visits, report],
-    # Litestar asks for "sessions", "response_cache" and "rate_limit": a namespace each.
-    stores=StoreRegistry(default_factory=store.with_namespace),
+    plugins=[SQLStorePlugin(config)],
     middleware=[
         ServerSideSessionConfig().middleware,
         RateLimitConfig(("minute", 100)).middleware,
     ],
-    lifespan=[store],
-    on_startup=[store.create_table],
 )

@@ -5,9 +5,10 @@ from typing import Any
 from litestar import Litestar, Request, get
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 
-from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
+from sqlstore.adapters.sqlite import SqliteConfig
+from sqlstore.litestar import SQLStorePlugin
 
-store = SqliteStore(SqliteConfig(pool_config={"database": "quickstart.db"}))
+config = SqliteConfig(pool_config={"database": "quickstart.db"})
 
 
 @get("/")
@@ -20,7 +21,6 @@ async def index(request: Request[Any, Any, Any]) -> str:
 
 app = Litestar(
     [index],
-    stores={"sessions": store},
+    plugins=[SQLStorePlugin(config)],
     middleware=[ServerSideSessionConfig().middleware],
-    on_startup=[store.create_table],
 )

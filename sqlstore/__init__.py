@@ -5,15 +5,19 @@ Import the driver's pair from its adapter: ``from sqlstore.adapters.asyncpg impo
 
 from .config import BaseConfig, ExtensionConfig, LitestarOptions
 from .exceptions import (
+    CommitError,
     ConnectionLostError,
     ContentionError,
     CounterError,
+    ForeignKeyViolationError,
+    NotFoundError,
     OutcomeUnknownError,
     ReadOnlyError,
     SQLStoreError,
     TableMismatchError,
     TableMissingError,
     UnavailableError,
+    UniqueViolationError,
     ValueTooLargeError,
 )
 from .store import BaseSQLSpecStore, Versioned
@@ -21,17 +25,21 @@ from .store import BaseSQLSpecStore, Versioned
 __all__ = (
     "BaseConfig",
     "BaseSQLSpecStore",
+    "CommitError",
     "ConnectionLostError",
     "ContentionError",
     "CounterError",
     "ExtensionConfig",
+    "ForeignKeyViolationError",
     "LitestarOptions",
+    "NotFoundError",
     "OutcomeUnknownError",
     "ReadOnlyError",
     "SQLStoreError",
     "TableMismatchError",
     "TableMissingError",
     "UnavailableError",
+    "UniqueViolationError",
     "ValueTooLargeError",
     "Versioned",
 )

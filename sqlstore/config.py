@@ -13,14 +13,26 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar, get_args
+
+from .database_session import session_of
+from .exceptions import (
+    ConnectionLostError,
+    ContentionError,
+    ForeignKeyViolationError,
+    SQLStoreError,
+    UnavailableError,
+    UniqueViolationError,
+)
+from .pool import TransactionMode
+from .unit_of_work import UnitOfWork, entered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 
     from .connection import StoreConnection
     from .dialects import Dialect
-    from .exceptions import SQLStoreError
+    from .pool import ConnectionPool
 
 __all__ = (
     "BaseConfig",
@@ -35,9 +47,50 @@ __all__ = (
 
 PoolT = TypeVar("PoolT")
 
+UNITS = "sqlstore_units"
+"""Where a request's state has its units of work."""
 
-class LitestarOptions(TypedDict, total=False):
+_TOLD_APART: dict[type[SQLStoreError], str] = {
+    ConnectionLostError: "the connection to the database was lost",
+    ContentionError: "another transaction was in the way, and nothing was changed",
+    ForeignKeyViolationError: "a row refers to one that is not there, or is still referred to",
+    UnavailableError: "cannot use the database: check pool_config, and that the server is running",
+    UniqueViolationError: "another row has this value already",
+}
+
+
+CommitMode = Literal["manual", "autocommit", "autocommit_include_redirects"]
+
+
+class TransactionOptions(TypedDict, total=False):
+    """What a route may have otherwise, in its ``opt`` under the config's ``session_key``."""
+
+    commit_mode: CommitMode
+    """``"autocommit"``, if not given: what a request does is one transaction, committed before a response of 200 to
+    299 begins, or to 399 with ``"autocommit_include_redirects"``, and undone after any other, and after an exception.
+    ``"manual"``: each statement commits by itself, but for those in a block of ``transaction()``."""
+    extra_commit_statuses: Collection[int]
+    """Also committed."""
+    extra_rollback_statuses: Collection[int]
+    """Undone although they would be committed."""
+    isolation_level: str
+    """Of the request's transaction, in the words of the SQL standard; the database's default if not given."""
+    read_only: bool
+    """The request's transaction cannot write; False if not given."""
+
+
+class LitestarOptions(TransactionOptions, total=False):
     """All options of ``extension_config["litestar"]``."""
+
+    bind_key: str
+    """What tells this database from an application's others; ``default`` if not given."""
+    connection_key: str
+    """The dependency that is the driver's own connection; ``db_connection`` if not given."""
+    session_key: str
+    """The dependency that is a database session; ``db_session`` if not given."""
+    create_table: Literal["auto", "check", "off"]
+    """What an application does with its stores' table when it starts: create it unless it is there (if not given),
+    refuse to start without it, or nothing."""
 
     session_table: str
     """The stores' table; ``litestar_session`` if not given."""
@@ -86,6 +139,12 @@ class BaseConfig(ABC):
         refuse_unknown('extension_config["litestar"]', self.litestar_options, LitestarOptions.__annotations__)
         self.timeout = _timeout(self.litestar_options.get("timeout", 10.0))
         self.renew_after = _renew_after(self.litestar_options.get("renew_after", 0.0))
+        self.bind_key = self.litestar_options.get("bind_key", "default")
+        self.connection_key = self.litestar_options.get("connection_key", "db_connection")
+        self.session_key = self.litestar_options.get("session_key", "db_session")
+        self.create_table = self.litestar_options.get("create_table", "auto")
+        _check_choice("create_table", self.create_table, ("auto", "check", "off"))
+        self.commit_rule = self._commit_rule(self.litestar_options)
         self.prune_interval = _prune_interval(self.litestar_options.get("prune_interval", 900.0))
         self._per_loop: dict[Callable[..., Any], PerLoop[Any]] = {}
 
@@ -99,6 +158,130 @@ class BaseConfig(ABC):
     @abstractmethod
     def classify(self, error: Exception) -> type[SQLStoreError]:
         """Return what the driver's *error* means; `SQLStoreError` itself where nothing better is known."""
+
+    @abstractmethod
+    def violation(self, error: Exception) -> type[SQLStoreError] | None:
+        """Return which rule of a table the driver's *error* is about; None if it is about something else."""
+
+    @abstractmethod
+    def new_store(self) -> Any:  # noqa: ANN401 - a BaseSQLSpecStore, which is above this module
+        """Return the store that belongs to this config."""
+
+    @abstractmethod
+    def new_pool(self) -> ConnectionPool[Any]:
+        """Return the application's connections in the running event loop, none of which is open yet."""
+
+    # The application's connections
+
+    def pool(self) -> ConnectionPool[Any]:
+        """Return the application's connections in the running event loop.
+
+        Raises:
+            RuntimeError: no asyncio event loop is running.
+        """
+        return self.of_loop(_new_pool)
+
+    def explained(self, error: Exception, *, connecting: bool = False) -> Exception:
+        """Return what the application gets for the driver's *error*: ours if a handler must tell it from others.
+
+        These are the children of `SQLStoreError` for what a row violates, for contention, and for a database that
+        cannot be reached or went away.
+        """
+        kind = self.violation(error) or self.classify(error)
+        if connecting and kind is not ContentionError:
+            kind = UnavailableError
+        if isinstance(error, SQLStoreError) or kind not in _TOLD_APART:
+            return error
+        return kind(f"{_TOLD_APART[kind]} ({type(error).__name__}: {error})")
+
+    def transaction_mode(self, isolation_level: str | None = None, *, read_only: bool = False) -> TransactionMode:
+        """Return how a transaction begins.
+
+        Raises:
+            ValueError: the database has no such isolation level.
+        """
+        level = isolation_level and str(isolation_level).upper().replace("_", " ")
+        if level and level not in self.dialect.isolation_levels:
+            known = ", ".join(sorted(self.dialect.isolation_levels))
+            msg = f"unknown isolation_level {isolation_level!r}: {self.dialect.name} has {known}"
+            raise ValueError(msg)
+        return TransactionMode(level, read_only)
+
+    def commit_rule_of(self, opt: Mapping[str, Any]) -> CommitRule:
+        """Return what ends the transaction of a request to a route with *opt*.
+
+        Raises:
+            TypeError: an option is unknown, or of the wrong type.
+            ValueError: an option is out of range.
+        """
+        options = opt.get(self.session_key)
+        if not options:
+            return self.commit_rule
+        refuse_unknown(f"opt[{self.session_key!r}]", options, TransactionOptions.__annotations__)
+        return self._commit_rule({**self.litestar_options, **options})
+
+    def _commit_rule(self, options: Mapping[str, Any]) -> CommitRule:
+        commit_mode = options.get("commit_mode", "autocommit")
+        _check_choice("commit_mode", commit_mode, get_args(CommitMode))
+        also, never = (frozenset(options.get(f"extra_{what}_statuses") or ()) for what in ("commit", "rollback"))
+        if both := also & never:
+            msg = f"a status is either committed or rolled back: {', '.join(map(str, both))} are in both extra statuses"
+            raise ValueError(msg)
+        mode = self.transaction_mode(options.get("isolation_level"), read_only=options.get("read_only", False))
+        usual = {"manual": range(0), "autocommit": range(200, 300), "autocommit_include_redirects": range(200, 400)}
+        statuses = (frozenset(usual[commit_mode]) | also) - never
+        return CommitRule(None if commit_mode == "manual" else mode, statuses, also)
+
+    def provide_session(self, state: object, scope: Any) -> Any:  # noqa: ANN401, ARG002 - its name in the field
+        """Return the database session of a request, for its guards and middleware.
+
+        Raises:
+            RuntimeError: the application has no SQLStorePlugin with this config.
+        """
+        try:
+            return scope["state"][UNITS].session(self)
+        except KeyError:
+            msg = "this request has no database session: give the application plugins=[SQLStorePlugin(config)]"
+            raise RuntimeError(msg) from None
+
+    @contextlib.asynccontextmanager
+    async def get_session(self) -> AsyncGenerator[Any, None]:
+        """Give a database session outside a request; what the block does is one transaction, unless in manual mode.
+
+        Raises:
+            CommitError: at the end of the block, the database did not commit.
+        """
+        async with self._unit_of_work() as unit:
+            if unit.pool.synchronous:  # which cannot wait for it here on first use
+                await unit.connection()
+            yield session_of(unit)
+
+    @contextlib.asynccontextmanager
+    async def provide_connection(self) -> AsyncGenerator[Any, None]:
+        """Give the driver's own connection outside a request, in a transaction as `get_session` has it.
+
+        Raises:
+            CommitError: at the end of the block, the database did not commit.
+            UnavailableError: no connection came free in time, or the database cannot be reached.
+        """
+        async with self._unit_of_work() as unit:
+            yield await unit.driver_connection()
+
+    @contextlib.asynccontextmanager
+    async def _unit_of_work(self) -> AsyncGenerator[UnitOfWork, None]:
+        unit = UnitOfWork(self, self.commit_rule.mode)
+        try:
+            with entered([unit]):
+                yield unit
+        except Exception:
+            await unit.end(commit=False)
+            raise
+        except BaseException:
+            unit.abandon("the block was cancelled")
+            raise
+        await unit.end(commit=True)
+
+    # The stores' connections
 
     @contextlib.asynccontextmanager
     async def spare_connection(self) -> AsyncGenerator[StoreConnection, None]:
@@ -124,6 +307,21 @@ class BaseConfig(ABC):
         if per_loop is None:
             per_loop = self._per_loop.setdefault(make, PerLoop(lambda: make(self)))
         return per_loop.get()
+
+
+class CommitRule(NamedTuple):
+    """What ends a request's transaction."""
+
+    mode: TransactionMode | None
+    """How it begins; None if each statement commits by itself."""
+    statuses: frozenset[int]
+    """Those that are committed."""
+    always: frozenset[int]
+    """Those that are committed even after an exception."""
+
+
+def _new_pool(config: BaseConfig) -> ConnectionPool[Any]:
+    return config.new_pool()
 
 
 class ServerConfig(BaseConfig, Generic[PoolT]):
@@ -159,6 +357,8 @@ class ServerConfig(BaseConfig, Generic[PoolT]):
                 msg = f"a pool_instance of {size} connections is too small: the stores keep 2 and leave 2, at least 4"
                 raise ValueError(msg)
             self.readers, self.writers = kept // 2, kept - kept // 2
+            self.left_in_pool = size - kept
+            """So many connections of the pool are the application's."""
 
     @staticmethod
     @abstractmethod
@@ -297,6 +497,12 @@ def refuse_unknown(where: str, options: Mapping[str, object], known: Iterable[st
         advice = _SQLSPEC_NAMES.get(name) or (nearest[0] if nearest else f"one of {', '.join(known)}")
         msg = f"unknown option {name!r} in {where}: use {advice}"
         raise TypeError(msg)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        msg = f"{name} must be one of {', '.join(choices)}, not {value!r}"
+        raise ValueError(msg)
 
 
 def _timeout(timeout: float) -> float:

@@ -81,7 +81,8 @@ def close_socket(transport: object) -> None:
     """
     last_callback: Callable[[None], None] | None = getattr(transport, "_call_connection_lost", None)
     if last_callback is not None:
-        last_callback(None)
+        with suppress(RuntimeError):  # somebody still waits for an answer, and cannot be told in a closed loop
+            last_callback(None)
 
 
 class ThreadConnection(StoreConnection):

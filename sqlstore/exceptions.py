@@ -7,15 +7,19 @@ Bad input is a `ValueError` or `TypeError`, raised before any SQL runs. Everythi
 from __future__ import annotations
 
 __all__ = (
+    "CommitError",
     "ConnectionLostError",
     "ContentionError",
     "CounterError",
+    "ForeignKeyViolationError",
+    "NotFoundError",
     "OutcomeUnknownError",
     "ReadOnlyError",
     "SQLStoreError",
     "TableMismatchError",
     "TableMissingError",
     "UnavailableError",
+    "UniqueViolationError",
     "ValueTooLargeError",
 )
 
@@ -61,6 +65,22 @@ class ValueTooLargeError(SQLStoreError, ValueError):
 
 class CounterError(SQLStoreError, ValueError):
     """`incr` met a value that is not a decimal 64-bit integer, or the sum would leave that range."""
+
+
+class NotFoundError(SQLStoreError):
+    """A row was asked for that is not there."""
+
+
+class UniqueViolationError(SQLStoreError):
+    """A row has a value that another row has, where the table allows it once."""
+
+
+class ForeignKeyViolationError(SQLStoreError):
+    """A row refers to one that is not there, or is still referred to."""
+
+
+class CommitError(SQLStoreError):
+    """The transaction was not committed, or the database did not say so: nobody may be told that it was."""
 
 
 class AlreadyThereError(SQLStoreError):

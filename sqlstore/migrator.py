@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .config import BaseConfig
     from .dialects import Dialect, Statement
 
-__all__ = ("create_table", "down_statements", "drop_table", "up_sql", "up_statements")
+__all__ = ("check_table", "create_table", "down_statements", "drop_table", "up_sql", "up_statements")
 
 COLUMNS = frozenset(
     {"namespace", "session_id", "data", "expires_at", "version", "principal", "created_at", "updated_at"}
@@ -44,6 +44,19 @@ async def create_table(config: BaseConfig, table: str) -> None:
         SQLStoreError: the database refused.
     """
     await _migrate(config, table, up_statements(config.dialect, table), creates=True)
+
+
+async def check_table(config: BaseConfig, table: str) -> None:
+    """See that *table* is there, and made by the bundled migrations.
+
+    Raises:
+        TableMissingError: it is not there.
+        TableMismatchError: a table of that name is there, and it is not ours.
+        SQLStoreError: the database refused.
+    """
+    if not await _Migration(config, table, creates=True).is_done():
+        msg = f"table {table} does not exist: await store.create_table(), or apply the bundled migrations"
+        raise TableMissingError(msg)
 
 
 async def drop_table(config: BaseConfig, table: str) -> None:
@@ -108,6 +121,15 @@ class _Migration:
         self._dialect = config.dialect
         self._table = table
         self._creates = creates
+
+    async def is_done(self) -> bool:
+        """Return whether there is nothing to do."""
+        try:
+            async with self._config.spare_connection() as self._connection:
+                return await self._is_done()
+        except Exception as error:  # noqa: BLE001 - raised translated
+            translated = translate(error, self._config, self._table, connecting=True)
+            raise translated from translated.__cause__
 
     async def run(self, statements: Sequence[str]) -> None:
         loop = asyncio.get_running_loop()

@@ -28,6 +28,7 @@ from .names import (
     validate_table_name,
 )
 from .operations import BATCH_BYTES, BATCH_ROWS, Operation, Repeat
+from .unit_of_work import writing_unit
 from .verbs import DeleteAll, PageVerb, Renewal, Scope, StatementVerb, by_namespace
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .operations import Answer, Verb
+    from .unit_of_work import UnitOfWork
 
 
 __all__ = ("BaseSQLSpecStore", "Versioned")
@@ -304,6 +306,15 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         """
         await migrator.create_table(self._config, self._table_name)
 
+    async def check_table(self) -> None:
+        """See that the table is there, and ours.
+
+        Raises:
+            TableMissingError: it is not there.
+            TableMismatchError: a table of that name is there, and it is not ours.
+        """
+        await migrator.check_table(self._config, self._table_name)
+
     async def drop_table(self) -> None:
         """Drop the table with all its values, if it is there."""
         await migrator.drop_table(self._config, self._table_name)
@@ -380,7 +391,13 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         return Row(stored_key(key), data, lifetime, None, int.from_bytes(os.urandom(8), "big") >> 1)
 
     def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
+        if verb.write and self._sql.one_writer and (unit := writing_unit(self._config)):
+            return asyncio.ensure_future(self._submit_after(unit, verb, rows, ordered=ordered))
         return self._lanes().submit(Operation(verb, rows, ordered=ordered))
+
+    async def _submit_after(self, unit: UnitOfWork, verb: Verb, rows: Sequence[Row], *, ordered: bool) -> Answer:
+        await unit.give_way()
+        return await self._lanes().submit(Operation(verb, rows, ordered=ordered))
 
     async def _call(self, verb: Verb, row: Row) -> Sequence[Any] | None:
         """Run *verb* for one key and return its row."""

@@ -53,6 +53,12 @@ class Adapter:
     config: Callable[..., BaseConfig]
     store: type[BaseSQLSpecStore[Any]]
     pool_config: Callable[[str], dict[str, Any]]
+    placeholder: str
+    """Of an application's statements; ``{}`` stands for its number."""
+    size: str
+    """What its pool calls how many connections it has at most."""
+    threaded: bool = False
+    """Its application's calls block, so that handlers run in threads."""
 
     @property
     def dialect(self) -> str:
@@ -67,15 +73,30 @@ class Adapter:
 
 
 ADAPTERS = (
-    Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}),
-    Adapter("psycopg", "postgresql", PsycopgAsyncConfig, PsycopgAsyncStore, lambda dsn: {"conninfo": dsn}),
-    Adapter("psycopg_sync", "postgresql", PsycopgSyncConfig, PsycopgSyncStore, lambda dsn: {"conninfo": dsn}),
-    Adapter("asyncmy_mariadb", "mariadb", AsyncmyConfig, AsyncmyStore, servers.MariaDB.options),
-    Adapter("asyncmy_mysql", "mysql", AsyncmyConfig, AsyncmyStore, servers.MySQL.options),
-    Adapter("oracle", "oracle", OracleAsyncConfig, OracleAsyncStore, servers.oracle_options),
-    Adapter("oracle_sync", "oracle", OracleSyncConfig, OracleSyncStore, servers.oracle_options),
-    Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}),
-    Adapter("sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}),
+    Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}, "${}", "max_size"),
+    Adapter(
+        "psycopg", "postgresql", PsycopgAsyncConfig, PsycopgAsyncStore, lambda dsn: {"conninfo": dsn}, "%s", "max_size"
+    ),
+    Adapter(
+        "psycopg_sync",
+        "postgresql",
+        PsycopgSyncConfig,
+        PsycopgSyncStore,
+        lambda dsn: {"conninfo": dsn},
+        "%s",
+        "max_size",
+        threaded=True,
+    ),
+    Adapter("asyncmy_mariadb", "mariadb", AsyncmyConfig, AsyncmyStore, servers.MariaDB.options, "%s", "maxsize"),
+    Adapter("asyncmy_mysql", "mysql", AsyncmyConfig, AsyncmyStore, servers.MySQL.options, "%s", "maxsize"),
+    Adapter("oracle", "oracle", OracleAsyncConfig, OracleAsyncStore, servers.oracle_options, ":{}", "max"),
+    Adapter(
+        "oracle_sync", "oracle", OracleSyncConfig, OracleSyncStore, servers.oracle_options, ":{}", "max", threaded=True
+    ),
+    Adapter("aiosqlite", "sqlite", AiosqliteConfig, AiosqliteStore, lambda path: {"database": path}, "?", "max_size"),
+    Adapter(
+        "sqlite", "sqlite", SqliteConfig, SqliteStore, lambda path: {"database": path}, "?", "max_size", threaded=True
+    ),
 )
 
 
@@ -223,14 +244,14 @@ def make_config(adapter: Adapter, database: str) -> MakeConfig:
     """Return a function that makes a config, with a table name of the test's own, over the test's database.
 
     It takes the options of ``extension_config["litestar"]``, *dsn* for another database (or the path of another file),
-    and *port* for the proxy's.
+    *port* for the proxy's, and *size*, how many connections the application's pool has at most.
     """
     table = f"test_{secrets.token_hex(6)}"
 
-    def make(*, dsn: str = database, port: int | None = None, **options: object) -> BaseConfig:
+    def make(*, dsn: str = database, port: int | None = None, size: int | None = None, **options: object) -> BaseConfig:
         place = dsn if port is None else servers.SERVERS[adapter.database].through(dsn, port)
         return adapter.config(
-            pool_config=adapter.pool_config(place),
+            pool_config=adapter.pool_config(place) | ({adapter.size: size} if size else {}),
             extension_config={"litestar": {"session_table": table, **options}},
         )
 

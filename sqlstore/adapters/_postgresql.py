@@ -14,11 +14,13 @@ from ..dialects import Step
 from ..exceptions import (
     ConnectionLostError,
     ContentionError,
+    ForeignKeyViolationError,
     ReadOnlyError,
     SQLStoreError,
     TableMismatchError,
     TableMissingError,
     UnavailableError,
+    UniqueViolationError,
     ValueTooLargeError,
 )
 
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
 
     from ..config import BaseConfig
 
-__all__ = ("RESET", "PostgreSQLConnection", "enter", "meaning", "terminate")
+__all__ = ("NOT_COMMITTED", "RESET", "PostgreSQLConnection", "enter", "meaning", "terminate", "violation")
 
 # The server process, and when its transaction began. With a parameter, because a text without one can be several
 # statements, and is not expected to answer.
 _WHOSE = Step("SELECT pg_backend_pid(), now() WHERE $1::boolean", (True,))
 _COMMIT, _ROLLBACK = Step("COMMIT"), Step("ROLLBACK")
+NOT_COMMITTED = "a statement had failed before, so that the server answered COMMIT with ROLLBACK"
 RESET = "RESET ALL"
 """Takes the settings away."""
 
@@ -65,6 +68,11 @@ _MEANING: dict[str, type[SQLStoreError]] = {
 def meaning(sqlstate: str | None) -> type[SQLStoreError] | None:
     """Return what an error of the server means; None where nothing better than `SQLStoreError` is known."""
     return _MEANING.get(sqlstate or "", _MEANING.get((sqlstate or "")[:2]))
+
+
+def violation(sqlstate: str | None) -> type[SQLStoreError] | None:
+    """Return which rule of a table an error of the server is about."""
+    return {"23503": ForeignKeyViolationError, "23505": UniqueViolationError}.get(sqlstate or "")
 
 
 def _settings(timeout: float, *, writes: bool) -> dict[str, str]:

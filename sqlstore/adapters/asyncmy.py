@@ -16,23 +16,28 @@ from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig
 from ..connection import StoreConnection, close_socket, has_news
+from ..dbapi import AsyncDBAPIConnection
 from ..dialects import MYSQL, Step
 from ..exceptions import (
     ConnectionLostError,
     ContentionError,
+    ForeignKeyViolationError,
     ReadOnlyError,
     SQLStoreError,
     TableMismatchError,
     TableMissingError,
     UnavailableError,
+    UniqueViolationError,
     ValueTooLargeError,
 )
+from ..pool import ConnectionPool
 from ..store import BaseSQLSpecStore
 from ._extras import driver_of
 
 with driver_of("asyncmy"):
     import asyncmy
     from asyncmy import errors
+    from asyncmy.cursors import Cursor, SSCursor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +51,7 @@ _DRIVER: Any = asyncmy  # its types say little
 # Not sock, which serves one connection only.
 _CONNECT_OPTIONS = frozenset(inspect.signature(_DRIVER.connect).parameters) - {"sock"}
 _POOL_OPTIONS = frozenset(inspect.signature(_DRIVER.create_pool).parameters) - {"kwargs"}
+_MAX_SIZE: int = inspect.signature(_DRIVER.create_pool).parameters["maxsize"].default
 
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _MEANING: dict[object, type[SQLStoreError]] = {
@@ -75,6 +81,17 @@ _MEANING: dict[object, type[SQLStoreError]] = {
     2013: ConnectionLostError,  # CR_SERVER_LOST
     4031: ConnectionLostError,  # ER_CLIENT_INTERACTION_TIMEOUT
 }
+_VIOLATIONS: dict[object, type[SQLStoreError]] = {
+    1062: UniqueViolationError,  # ER_DUP_ENTRY
+    1216: ForeignKeyViolationError,  # ER_NO_REFERENCED_ROW
+    1217: ForeignKeyViolationError,  # ER_ROW_IS_REFERENCED
+    1451: ForeignKeyViolationError,  # ER_ROW_IS_REFERENCED_2
+    1452: ForeignKeyViolationError,  # ER_NO_REFERENCED_ROW_2
+    1586: UniqueViolationError,  # ER_DUP_ENTRY_WITH_KEY_NAME
+    1761: UniqueViolationError,  # ER_FOREIGN_DUPLICATE_KEY_WITH_CHILD_INFO
+    1762: UniqueViolationError,  # ER_FOREIGN_DUPLICATE_KEY_WITHOUT_CHILD_INFO
+}
+_DEADLOCK = 1213
 # Said of a login, these mean its database, and not a table.
 _NO_DATABASE = (1044, 1049)  # ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR
 _NO_SUCH_THREAD = 1094
@@ -138,11 +155,22 @@ class AsyncmyConfig(BaseConfig):
         return connection
 
     @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return AsyncmyStore(self)
+
+    @override
+    def new_pool(self) -> AsyncmyPool:
+        return AsyncmyPool(self)
+
+    @override
+    def violation(self, error: Exception) -> type[SQLStoreError] | None:
+        return _VIOLATIONS.get(_code(error))
+
+    @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
         if isinstance(error, (errors.InterfaceError, errors.InternalError)):  # closed, or out of step
             return ConnectionLostError
-        code = error.args[0] if isinstance(error, errors.MySQLError) and error.args else None
-        return _MEANING.get(code, SQLStoreError)
+        return _MEANING.get(_code(error), SQLStoreError)
 
 
 class AsyncmyConnection(StoreConnection):
@@ -240,6 +268,77 @@ class AsyncmyConnection(StoreConnection):
                 await asyncio.sleep(0.01)
 
 
+class AsyncmyApplicationConnection(AsyncDBAPIConnection):
+    """An asyncmy connection of the application's."""
+
+    def __init__(self, driver_connection: Any) -> None:  # noqa: ANN401 - asyncmy.Connection
+        super().__init__(driver_connection, MYSQL)
+        self._transport: asyncio.Transport = driver_connection._transport  # noqa: SLF001
+
+    @override
+    def _cursor(self) -> Any:
+        return self.driver_connection.cursor(Cursor)  # not the application's cursor_cls, whose rows may be mappings
+
+    @override
+    def _stream_cursor(self) -> Any:
+        return self.driver_connection.cursor(SSCursor)
+
+    @override
+    def undid_transaction(self, error: Exception) -> bool:
+        return _code(error) == _DEADLOCK
+
+    @override
+    def kill(self) -> None:
+        self._transport.abort()
+
+
+class AsyncmyPool(ConnectionPool[AsyncmyApplicationConnection]):
+    """One of asyncmy's pools."""
+
+    def __init__(self, config: AsyncmyConfig) -> None:
+        self._options: dict[str, Any] = {"minsize": 0, "connect_timeout": config.timeout, **config.pool_config}
+        super().__init__(config, self._options.get("maxsize", _MAX_SIZE))
+        self._pool: Any = None
+
+    @override
+    async def _open(self) -> None:
+        self._pool = await _DRIVER.create_pool(**self._options)
+
+    @override
+    async def _take(self) -> AsyncmyApplicationConnection:
+        driver_connection = await self._pool.acquire()
+        connection = AsyncmyApplicationConnection(driver_connection)
+        try:
+            if not driver_connection.get_autocommit():
+                await driver_connection.autocommit(True)  # noqa: FBT003 - its only argument
+        except BaseException:
+            await self._drop(connection)
+            raise
+        return connection
+
+    @override
+    async def _put(self, connection: AsyncmyApplicationConnection) -> None:
+        if connection.driver_connection.get_transaction_status():
+            await connection.rollback()
+        self._pool.release(connection.driver_connection)
+
+    @override
+    async def _drop(self, connection: AsyncmyApplicationConnection) -> None:
+        connection.driver_connection.close()
+        self._pool.release(connection.driver_connection)
+
+    @override
+    async def _close(self) -> None:
+        self._pool.close()
+        await self._pool.wait_closed()
+
+    @override
+    def kill(self) -> None:
+        if self._pool is not None:
+            for driver_connection in (*self._pool._free, *self._pool._used):  # noqa: SLF001 - close() needs a loop
+                close_socket(driver_connection._transport)  # noqa: SLF001
+
+
 class AsyncmyStore(BaseSQLSpecStore[AsyncmyConfig]):
     """A Litestar store in MySQL or MariaDB."""
 
@@ -247,6 +346,10 @@ class AsyncmyStore(BaseSQLSpecStore[AsyncmyConfig]):
     @override
     def config_type(cls) -> type[AsyncmyConfig]:
         return AsyncmyConfig
+
+
+def _code(error: Exception) -> object:
+    return error.args[0] if isinstance(error, errors.MySQLError) and error.args else None
 
 
 def _bound(step: Step) -> bytes:

@@ -10,6 +10,8 @@ import inspect
 import itertools
 import socket
 import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,31 +21,35 @@ from ..config import ExtensionConfig, ServerConfig
 from ..connection import close_socket
 from ..dialects import POSTGRESQL, Step
 from ..exceptions import (
+    CommitError,
     ConnectionLostError,
     ContentionError,
     SQLStoreError,
     UnavailableError,
 )
+from ..pool import AsyncConnection, ConnectionPool, Fetched
 from ..store import BaseSQLSpecStore
 from ._extras import driver_of
-from ._postgresql import PostgreSQLConnection, enter, meaning, terminate
+from ._postgresql import NOT_COMMITTED, PostgreSQLConnection, enter, meaning, terminate, violation
 
 with driver_of("asyncpg"):
     import asyncpg
     from asyncpg import exceptions as pg
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
     from asyncpg.prepared_stmt import PreparedStatement
 
     from ..connection import StoreConnection
+    from ..pool import Parameters, TransactionMode
 
 __all__ = ("AsyncpgConfig", "AsyncpgStore")
 
 _CONNECT_OPTIONS = frozenset(inspect.signature(asyncpg.connect).parameters)
 _POOL_OPTIONS = frozenset(inspect.signature(asyncpg.create_pool).parameters) - {"connect_kwargs"}
+_MAX_SIZE: int = inspect.signature(asyncpg.create_pool).parameters["max_size"].default
 
 _NOT_SENT = "the connection was lost before the statement was sent"
 # Of prepared statements; a pool's connection may have some from an earlier time with the stores.
@@ -131,6 +137,18 @@ class AsyncpgConfig(ServerConfig["asyncpg.Pool[Any]"]):
         return connection
 
     @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return AsyncpgStore(self)
+
+    @override
+    def new_pool(self) -> AsyncpgPool:
+        return AsyncpgPool(self)
+
+    @override
+    def violation(self, error: Exception) -> type[SQLStoreError] | None:
+        return violation(getattr(error, "sqlstate", None))
+
+    @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
         found = next((kind for kinds, kind in _MEANING if isinstance(error, kinds)), None)
         return found or meaning(getattr(error, "sqlstate", None)) or SQLStoreError
@@ -213,6 +231,104 @@ class AsyncpgConnection(PostgreSQLConnection):
         await terminate(self._config(), self.server_pid)
 
 
+class AsyncpgApplicationConnection(AsyncConnection):
+    """An asyncpg connection of the application's."""
+
+    def __init__(self, driver_connection: PoolConnectionProxy[Any]) -> None:
+        super().__init__(driver_connection)
+        self._connection: Any = driver_connection
+
+    @override
+    async def begin(self, mode: TransactionMode) -> None:
+        # By asyncpg's own hand: the connection's transaction() is then a savepoint in this one.
+        level: Any = mode.isolation_level and mode.isolation_level.lower().replace(" ", "_")
+        await self._connection.transaction(isolation=level, readonly=mode.read_only).start()
+
+    @override
+    async def commit(self) -> None:
+        await self._end("COMMIT")
+
+    @override
+    async def rollback(self) -> None:
+        await self._end("ROLLBACK")
+
+    async def _end(self, command: str) -> None:
+        # Not by its transaction's commit(), which does not tell that the server answered ROLLBACK.
+        answer = await self._connection.execute(command)
+        self._connection._con._top_xact = None  # noqa: SLF001
+        if answer != command:
+            raise CommitError(NOT_COMMITTED)
+
+    @override
+    async def fetch(self, sql: str, parameters: Parameters) -> Fetched:
+        records = await self._connection.fetch(sql, *_positional(parameters))
+        return Fetched(list(records[0].keys()) if records else (), records)
+
+    @override
+    async def execute(self, sql: str, parameters: Parameters) -> int:
+        answer = await self._connection.execute(sql, *_positional(parameters))
+        count = answer.rpartition(" ")[2]
+        return int(count) if count.isdigit() else -1
+
+    @override
+    async def execute_many(self, sql: str, parameters: Sequence[Parameters]) -> None:
+        await self._connection.executemany(sql, [_positional(each) for each in parameters])
+
+    @override
+    async def stream(self, sql: str, parameters: Parameters, size: int) -> AsyncGenerator[Fetched, None]:
+        cursor = await self._connection.cursor(sql, *_positional(parameters))
+        while records := await cursor.fetch(size):
+            yield Fetched(list(records[0].keys()), records)
+
+    @override
+    def kill(self) -> None:
+        with suppress(pg.InterfaceError):  # its pool has it back
+            self._connection.terminate()
+
+
+class AsyncpgPool(ConnectionPool[AsyncpgApplicationConnection]):
+    """An asyncpg pool: its own, or the application's."""
+
+    def __init__(self, config: AsyncpgConfig) -> None:
+        self._own = config.pool_instance is None
+        self._options = {"min_size": 0, **config.pool_config}
+        size = self._options.get("max_size", _MAX_SIZE) if self._own else config.left_in_pool
+        super().__init__(config, size)
+        self._pool: Any = config.pool_instance
+
+    @override
+    async def _open(self) -> None:
+        if self._own:
+            create_pool: Any = asyncpg.create_pool  # whose types do not take all options at once
+            self._pool = await create_pool(**self._options)
+
+    @override
+    async def _take(self) -> AsyncpgApplicationConnection:
+        return AsyncpgApplicationConnection(await self._pool.acquire())
+
+    @override
+    async def _put(self, connection: AsyncpgApplicationConnection) -> None:
+        driver_connection = connection.driver_connection
+        if driver_connection.is_in_transaction():
+            await connection.rollback()
+        await self._pool.release(driver_connection)
+
+    @override
+    async def _drop(self, connection: AsyncpgApplicationConnection) -> None:
+        await self._pool.release(connection.driver_connection)
+
+    @override
+    async def _close(self) -> None:
+        if self._own:
+            await self._pool.close()
+
+    @override
+    def kill(self) -> None:
+        if self._own and self._pool is not None:
+            for holder in self._pool._holders:  # noqa: SLF001 - terminate() needs a loop that runs
+                close_socket(getattr(holder._con, "_transport", None))  # noqa: SLF001
+
+
 class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):
     """A Litestar store in PostgreSQL."""
 
@@ -220,3 +336,10 @@ class AsyncpgStore(BaseSQLSpecStore[AsyncpgConfig]):
     @override
     def config_type(cls) -> type[AsyncpgConfig]:
         return AsyncpgConfig
+
+
+def _positional(parameters: Parameters) -> Sequence[Any]:
+    if isinstance(parameters, Mapping):
+        msg = "asyncpg's placeholders are $1, $2, and so on: give a sequence of parameters, not a mapping"
+        raise TypeError(msg)
+    return parameters

@@ -14,25 +14,31 @@ import socket
 import sys
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from typing_extensions import override
 
 from ..config import BaseConfig, ExtensionConfig
 from ..connection import StoreConnection, ThreadConnection, close_socket, has_news
+from ..database_session import STREAMED_ROWS
+from ..dbapi import AsyncDBAPIConnection, Cursors, SyncDBAPIConnection
 from ..dialects import ORACLE, Step
 from ..exceptions import (
     AlreadyThereError,
     ConnectionLostError,
     ContentionError,
+    ForeignKeyViolationError,
     ReadOnlyError,
     SQLStoreError,
     TableMismatchError,
     TableMissingError,
     UnavailableError,
+    UniqueViolationError,
     ValueTooLargeError,
 )
 from ..operations import BATCH_ROWS
+from ..pool import ConnectionPool, SyncConnectionPool
 from ..store import BaseSQLSpecStore
 from ._extras import driver_of
 
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
+    from ..pool import TransactionMode
+
     Rows = Sequence[Sequence[Any]]
 
 __all__ = ("OracleAsyncConfig", "OracleAsyncStore", "OracleSyncConfig", "OracleSyncStore")
@@ -50,7 +58,6 @@ __all__ = ("OracleAsyncConfig", "OracleAsyncStore", "OracleSyncConfig", "OracleS
 _DRIVER: Any = oracledb  # whose types say little
 
 _CONNECT_OPTIONS = frozenset(inspect.signature(oracledb.connect).parameters) - {"conn_class", "pool", "pool_alias"}
-# Of oracledb's pools: accepted, so that the same dict can open a pool of the application's.
 _POOL_OPTIONS = frozenset(inspect.signature(oracledb.create_pool).parameters) - {"pool_class"}
 
 LARGEST_RAW = 2000
@@ -58,7 +65,14 @@ LARGEST_RAW = 2000
 may refuse (ORA-01461), and is sent ahead as a temporary LOB."""
 _PART = 256 * 1024
 """Bytes of such a value that are sent in one round trip."""
+_LARGE = {
+    _DRIVER.DB_TYPE_BLOB: _DRIVER.DB_TYPE_LONG_RAW,
+    _DRIVER.DB_TYPE_CLOB: _DRIVER.DB_TYPE_LONG,
+    _DRIVER.DB_TYPE_NCLOB: _DRIVER.DB_TYPE_LONG_NVARCHAR,
+}
 _VALUE_TYPES = (_DRIVER.DB_TYPE_BLOB, _DRIVER.DB_TYPE_LONG_RAW)
+_MAX_SIZE = 10
+"""Of the application's pool if not given; oracledb's own is 2."""
 _CACHED_STATEMENTS = 100
 """For each connection; a server's own limit (OPEN_CURSORS) is 300 by default."""
 # What a DBA may have set otherwise for all users: keys are compared byte for byte, a commit is on disk before its
@@ -112,6 +126,11 @@ _MEANING: dict[str, type[SQLStoreError]] = {
     "ORA-30006": ContentionError,  # NOWAIT met a lock of another kind
     "ORA-41900": ReadOnlyError,  # 23ai's word for a missing privilege
 }
+_VIOLATIONS: dict[str, type[SQLStoreError]] = {
+    "ORA-00001": UniqueViolationError,
+    "ORA-02291": ForeignKeyViolationError,  # no such parent
+    "ORA-02292": ForeignKeyViolationError,  # a child is left
+}
 _NO_SUCH_SESSION, _MARKED_FOR_KILL = "ORA-00030", "ORA-00031"
 
 
@@ -138,6 +157,16 @@ class _OracleConfig(BaseConfig):
         options.setdefault("tcp_connect_timeout", self.timeout)
         return options
 
+    def pool_options(self) -> dict[str, Any]:
+        """Return what a pool for the application is made with."""
+        options = {"min": 0, "tcp_connect_timeout": self.timeout, **self.pool_config}
+        options.setdefault("max", max(_MAX_SIZE, options["min"]))
+        return options
+
+    @override
+    def violation(self, error: Exception) -> type[SQLStoreError] | None:
+        return _VIOLATIONS.get(_code(error)) if isinstance(error, oracledb.Error) else None
+
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
         if isinstance(error, oracledb.Error):
@@ -159,6 +188,14 @@ class OracleAsyncConfig(_OracleConfig):
                 raise
         return connection
 
+    @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return OracleAsyncStore(self)
+
+    @override
+    def new_pool(self) -> OracleAsyncPool:
+        return OracleAsyncPool(self)
+
 
 class OracleSyncConfig(_OracleConfig):
     """An Oracle database reached through oracledb's synchronous connections, each in a thread of its own."""
@@ -169,6 +206,14 @@ class OracleSyncConfig(_OracleConfig):
         async with asyncio.timeout(self.timeout):
             await connection.open()
         return connection
+
+    @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return OracleSyncStore(self)
+
+    @override
+    def new_pool(self) -> OracleSyncPool:
+        return OracleSyncPool(self)
 
 
 class OracleAsyncConnection(StoreConnection):
@@ -370,6 +415,182 @@ class OracleSyncConnection(ThreadConnection):
         await _end_session(self._config(), self._session)
 
 
+class _OracleCursors(Cursors):
+    @override
+    def _cursor(self) -> Any:
+        cursor = self.driver_connection.cursor()
+        cursor.outputtypehandler = _large_values_at_once
+        return cursor
+
+    @override
+    def _stream_cursor(self) -> Any:
+        cursor = self._cursor()
+        cursor.arraysize = cursor.prefetchrows = STREAMED_ROWS
+        return cursor
+
+    @override
+    def _columns(self, cursor: Any, sql: str) -> list[str]:
+        # A name that was written without quotes comes back in upper case.
+        return [name.lower() if name.isupper() else name for name in super()._columns(cursor, sql)]
+
+
+class OracleAsyncApplicationConnection(_OracleCursors, AsyncDBAPIConnection):
+    """An asynchronous oracledb connection of the application's."""
+
+    def __init__(self, driver_connection: Any) -> None:
+        super().__init__(driver_connection, ORACLE)
+        self.transport = _transport(driver_connection)
+
+    @override
+    async def begin(self, mode: TransactionMode) -> None:
+        self.driver_connection.autocommit = False
+        await super().begin(mode)
+
+    @override
+    async def commit(self) -> None:
+        await self.driver_connection.commit()
+        self.driver_connection.autocommit = True
+
+    @override
+    async def rollback(self) -> None:
+        await self.driver_connection.rollback()
+        self.driver_connection.autocommit = True
+
+    @override
+    def kill(self) -> None:
+        self.transport.abort()
+
+
+class OracleSyncApplicationConnection(_OracleCursors, SyncDBAPIConnection):
+    """A synchronous oracledb connection of the application's."""
+
+    def __init__(self, driver_connection: Any) -> None:
+        super().__init__(driver_connection, ORACLE)
+        self._socket = _socket(driver_connection)
+
+    @override
+    def begin(self, mode: TransactionMode) -> None:
+        self.driver_connection.autocommit = False
+        super().begin(mode)
+
+    @override
+    def commit(self) -> None:
+        self.driver_connection.commit()
+        self.driver_connection.autocommit = True
+
+    @override
+    def rollback(self) -> None:
+        self.driver_connection.rollback()
+        self.driver_connection.autocommit = True
+
+    @override
+    def kill(self) -> None:
+        with suppress(OSError):  # closed meanwhile
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # not the TLS socket's own, which may wait
+
+    def close_socket(self) -> None:
+        """Close the socket, which the driver lets go of when it finds it shut down."""
+        self._socket.close()
+
+
+class OracleAsyncPool(ConnectionPool[OracleAsyncApplicationConnection]):
+    """One of oracledb's asynchronous pools."""
+
+    def __init__(self, config: OracleAsyncConfig) -> None:
+        self._options = config.pool_options()
+        super().__init__(config, self._options["max"])
+        self._pool: Any = None
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+
+    @override
+    async def _open(self) -> None:
+        self._pool = oracledb.create_pool_async(**self._options)
+
+    @override
+    async def _take(self) -> OracleAsyncApplicationConnection:
+        driver_connection = await self._pool.acquire()
+        driver_connection.autocommit = True
+        connection = OracleAsyncApplicationConnection(driver_connection)
+        self._transports.add(connection.transport)
+        return connection
+
+    @override
+    async def _put(self, connection: OracleAsyncApplicationConnection) -> None:
+        await self._pool.release(connection.driver_connection)  # which rolls back
+
+    @override
+    async def _drop(self, connection: OracleAsyncApplicationConnection) -> None:
+        async with connection.turn:
+            with suppress(oracledb.Error, OSError):
+                await self._pool.drop(connection.driver_connection)
+
+    @override
+    async def _close(self) -> None:
+        # The end of a loop cancels the pool's task before this, which then closes nothing.
+        await asyncio.gather(self._pool.close(force=True), return_exceptions=True)
+        for transport in self._transports:
+            transport.abort()
+
+    @override
+    def kill(self) -> None:
+        if self._pool is None:
+            return
+        for transport in self._transports:
+            if self._loop.is_closed():
+                close_socket(transport)
+            else:
+                transport.abort()
+        for task in gc.get_referents(self._pool._impl):  # noqa: SLF001 - its close() needs a loop that runs
+            if isinstance(task, asyncio.Task) and self._loop.is_closed() and not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                with suppress(RuntimeError):  # from what it waits for
+                    task.get_coro().close()
+
+
+class OracleSyncPool(SyncConnectionPool[OracleSyncApplicationConnection]):
+    """One of oracledb's synchronous pools."""
+
+    def __init__(self, config: OracleSyncConfig) -> None:
+        self._options = config.pool_options()
+        super().__init__(config, self._options["max"])
+        self._pool: Any = None
+
+    @override
+    async def _open(self) -> None:
+        self._pool = oracledb.create_pool(**self._options)
+
+    @override
+    async def _take(self) -> OracleSyncApplicationConnection:
+        connection: OracleSyncApplicationConnection = await self.call(self._take_connection)
+        return connection
+
+    def _take_connection(self) -> OracleSyncApplicationConnection:
+        driver_connection = self._pool.acquire()
+        driver_connection.autocommit = True
+        return OracleSyncApplicationConnection(driver_connection)
+
+    @override
+    async def _put(self, connection: OracleSyncApplicationConnection) -> None:
+        await self.call(connection.in_turn, self._pool.release, connection.driver_connection)  # which rolls back
+
+    @override
+    async def _drop(self, connection: OracleSyncApplicationConnection) -> None:
+        await self.call(connection.in_turn, self._drop_connection, connection)
+
+    def _drop_connection(self, connection: OracleSyncApplicationConnection) -> None:
+        with suppress(oracledb.Error, OSError):
+            self._pool.drop(connection.driver_connection)
+        connection.close_socket()
+
+    @override
+    async def _close(self) -> None:
+        await self.call(partial(self._pool.close, force=True))
+
+    @override
+    def kill(self) -> None:
+        self._pool.close(force=True)
+
+
 class OracleAsyncStore(BaseSQLSpecStore[OracleAsyncConfig]):
     """A Litestar store in an Oracle database."""
 
@@ -472,6 +693,12 @@ def _values_at_once(cursor: Any, metadata: Any) -> object:
     return cursor.var(_DRIVER.DB_TYPE_LONG_RAW, arraysize=cursor.arraysize)
 
 
+def _large_values_at_once(cursor: Any, metadata: Any) -> object:
+    """Fetch large values as strings and bytes, as other drivers do."""
+    kind = _LARGE.get(metadata.type_code)
+    return kind and cursor.var(kind, arraysize=cursor.arraysize)
+
+
 class _Statements:
     """What a connection knows of its cached statements that fetch values."""
 
@@ -512,6 +739,20 @@ def _transport(connection: Any) -> asyncio.Transport:
             if hasattr(transport, "abort"):
                 return cast("asyncio.Transport", transport)
     msg = f"cannot find the transport of an oracledb {oracledb.__version__} connection"
+    raise RuntimeError(msg)
+
+
+def _socket(connection: Any) -> socket.socket:
+    """Return what a synchronous connection sends over; see `_transport`."""
+    found = gc.get_referents(connection._impl)  # noqa: SLF001
+    for _ in range(3):
+        for each in found:
+            if isinstance(each, socket.socket):
+                return each
+        found = [
+            part for each in found if type(each).__module__.startswith("oracledb") for part in gc.get_referents(each)
+        ]
+    msg = f"cannot find the socket of an oracledb {oracledb.__version__} connection"
     raise RuntimeError(msg)
 
 

@@ -18,24 +18,28 @@ from typing_extensions import override
 
 from ..config import ExtensionConfig, ServerConfig
 from ..connection import ThreadConnection, has_news
+from ..dbapi import AsyncDBAPIConnection, SyncDBAPIConnection
 from ..dialects import POSTGRESQL
-from ..exceptions import ConnectionLostError, ContentionError, SQLStoreError, UnavailableError
+from ..exceptions import CommitError, ConnectionLostError, ContentionError, SQLStoreError, UnavailableError
+from ..pool import ConnectionPool, SyncConnectionPool
 from ..store import BaseSQLSpecStore
 from ._extras import driver_of
-from ._postgresql import RESET, PostgreSQLConnection, enter, meaning, terminate
+from ._postgresql import NOT_COMMITTED, RESET, PostgreSQLConnection, enter, meaning, terminate, violation
 
 with driver_of("psycopg"):
     import psycopg
+    import psycopg_pool
     from psycopg import errors, pq
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.rows import tuple_row
     from psycopg.types.array import ListBinaryDumper, ListDumper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import psycopg_pool
-
     from ..connection import StoreConnection
     from ..dialects import Step
+    from ..pool import TransactionMode
 
     Rows = Sequence[Sequence[Any]]
 
@@ -44,13 +48,14 @@ __all__ = ("PsycopgAsyncConfig", "PsycopgAsyncStore", "PsycopgSyncConfig", "Psyc
 PoolT = TypeVar("PoolT", bound="psycopg_pool.AsyncConnectionPool[Any] | psycopg_pool.ConnectionPool[Any]")
 
 _CONNECT_OPTIONS = frozenset({"conninfo", *(option.keyword.decode() for option in pq.Conninfo.get_defaults())})
-# Of psycopg_pool's pools: accepted, so that the same dict can open a pool of the application's.
 _POOL_OPTIONS = frozenset(
     {"check", "close_returns", "configure", "connection_class", "kwargs", "max_idle", "max_lifetime", "max_size"}
     | {"max_waiting", "min_size", "name", "num_workers", "open", "reconnect_failed", "reconnect_timeout", "reset"}
     | {"timeout"}
 )
 
+_MAX_SIZE = 10
+"""Of the application's pool if not given; psycopg's own, 4, are always open."""
 _RETURNING: set[asyncio.Task[None]] = set()
 
 
@@ -86,13 +91,23 @@ class _PsycopgConfig(ServerConfig[PoolT]):
     def pool_size(pool: PoolT) -> int:
         return pool.max_size
 
-    def connect_options(self) -> dict[str, Any]:
-        """Return what a store connection is opened with."""
+    def connect_options(self, **usual: object) -> dict[str, Any]:
+        """Return what a connection is opened with: the application's options, and the *usual* ones beside them."""
         known = {name: value for name, value in self.pool_config.items() if name in _CONNECT_OPTIONS}
-        options: dict[str, Any] = {**(self.pool_config.get("kwargs") or {}), **known}
-        options.setdefault("application_name", "sqlstore")
-        options.setdefault("connect_timeout", math.ceil(self.timeout))
-        return options
+        named = conninfo_to_dict(known.pop("conninfo", None) or "")
+        usual["connect_timeout"] = math.ceil(self.timeout)
+        return {**usual, **named, **(self.pool_config.get("kwargs") or {}), **known}
+
+    def pool_options(self) -> dict[str, Any]:
+        """Return what a pool for the application is made with."""
+        options = {name: value for name, value in self.pool_config.items() if name in _POOL_OPTIONS}
+        # A pool waits longer and longer before it tries again to connect; giving up makes it begin anew.
+        usual = {"min_size": 0, "max_size": options.get("min_size", _MAX_SIZE), "reconnect_timeout": self.timeout}
+        return {**usual, **options, "kwargs": self.connect_options(), "open": False}
+
+    @override
+    def violation(self, error: Exception) -> type[SQLStoreError] | None:
+        return violation(getattr(error, "sqlstate", None))
 
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
@@ -114,11 +129,21 @@ class PsycopgAsyncConfig(_PsycopgConfig["psycopg_pool.AsyncConnectionPool[Any]"]
         connection: psycopg.AsyncConnection[Any]
         if self.pool_instance is None:
             async with asyncio.timeout(self.timeout):
-                connection = await psycopg.AsyncConnection.connect(**self.connect_options(), autocommit=True)
+                connection = await psycopg.AsyncConnection.connect(
+                    **self.connect_options(application_name="sqlstore"), autocommit=True
+                )
         else:
             # It gives up before anybody cancels it, which can cost the pool a connection (psycopg#1345).
             connection = await self.pool_instance.getconn(0.9 * self.timeout)
         return await enter(self, PsycopgAsyncConnection(self, connection), writes=writes)
+
+    @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return PsycopgAsyncStore(self)
+
+    @override
+    def new_pool(self) -> PsycopgAsyncPool:
+        return PsycopgAsyncPool(self)
 
 
 class PsycopgSyncConfig(_PsycopgConfig["psycopg_pool.ConnectionPool[Any]"]):
@@ -130,6 +155,14 @@ class PsycopgSyncConfig(_PsycopgConfig["psycopg_pool.ConnectionPool[Any]"]):
         async with asyncio.timeout(self.timeout):
             await connection.open()
         return await enter(self, connection, writes=writes)
+
+    @override
+    def new_store(self) -> BaseSQLSpecStore[Any]:
+        return PsycopgSyncStore(self)
+
+    @override
+    def new_pool(self) -> PsycopgSyncPool:
+        return PsycopgSyncPool(self)
 
 
 class PsycopgAsyncConnection(PostgreSQLConnection):
@@ -218,7 +251,7 @@ class PsycopgSyncConnection(ThreadConnection, PostgreSQLConnection):
     def __init__(self, config: PsycopgSyncConfig) -> None:
         super().__init__()
         self._config = weakref.ref(config)
-        self._options = config.connect_options()
+        self._options = config.connect_options(application_name="sqlstore")
         self._pool = config.pool_instance
         self._patience = config.timeout
         self._connection: psycopg.Connection[Any] | None = None
@@ -282,6 +315,211 @@ class PsycopgSyncConnection(ThreadConnection, PostgreSQLConnection):
         await terminate(self._config(), self.server_pid)
 
 
+class PsycopgAsyncApplicationConnection(AsyncDBAPIConnection):
+    """An asynchronous psycopg connection of the application's."""
+
+    def __init__(self, driver_connection: psycopg.AsyncConnection[Any]) -> None:
+        super().__init__(driver_connection, POSTGRESQL)
+        self.usual = driver_connection.autocommit
+
+    @override
+    def _cursor(self) -> psycopg.AsyncCursor[Any]:
+        cursor: psycopg.AsyncCursor[Any] = self.driver_connection.cursor(row_factory=tuple_row)
+        return cursor
+
+    @override
+    def _stream_cursor(self) -> psycopg.AsyncCursor[Any]:
+        cursor: psycopg.AsyncCursor[Any] = self.driver_connection.cursor("sqlstore", row_factory=tuple_row)
+        return cursor
+
+    @override
+    async def begin(self, mode: TransactionMode) -> None:
+        for text in POSTGRESQL.begin(*mode):
+            await self._command(text)
+
+    @override
+    async def commit(self) -> None:
+        if await self._command("COMMIT") != "COMMIT":
+            raise CommitError(NOT_COMMITTED)
+
+    @override
+    async def rollback(self) -> None:
+        await self._command("ROLLBACK")
+
+    async def _command(self, text: str) -> str | None:
+        """Return the server's answer to a command, which psycopg would prepare when it comes again and again."""
+        async with self._cursor() as cursor:
+            await cursor.execute(text.encode(), prepare=False)
+            return cursor.statusmessage
+
+    @override
+    def kill(self) -> None:
+        if not self.driver_connection.closed:
+            _hang_up(self.driver_connection)
+
+
+class PsycopgSyncApplicationConnection(SyncDBAPIConnection):
+    """A synchronous psycopg connection of the application's."""
+
+    def __init__(self, driver_connection: psycopg.Connection[Any]) -> None:
+        super().__init__(driver_connection, POSTGRESQL)
+        self.usual = driver_connection.autocommit
+
+    @override
+    def _cursor(self) -> psycopg.Cursor[Any]:
+        cursor: psycopg.Cursor[Any] = self.driver_connection.cursor(row_factory=tuple_row)
+        return cursor
+
+    @override
+    def _stream_cursor(self) -> psycopg.Cursor[Any]:
+        cursor: psycopg.Cursor[Any] = self.driver_connection.cursor("sqlstore", row_factory=tuple_row)
+        return cursor
+
+    @override
+    def begin(self, mode: TransactionMode) -> None:
+        for text in POSTGRESQL.begin(*mode):
+            self._command(text)
+
+    @override
+    def commit(self) -> None:
+        if self._command("COMMIT") != "COMMIT":
+            raise CommitError(NOT_COMMITTED)
+
+    @override
+    def rollback(self) -> None:
+        self._command("ROLLBACK")
+
+    def _command(self, text: str) -> str | None:
+        """Return the server's answer to a command, which psycopg would prepare when it comes again and again."""
+        with self._cursor() as cursor:
+            cursor.execute(text.encode(), prepare=False)
+            return cursor.statusmessage
+
+    @override
+    def kill(self) -> None:
+        if not self.driver_connection.closed:
+            _hang_up(self.driver_connection)
+
+
+class PsycopgAsyncPool(ConnectionPool[PsycopgAsyncApplicationConnection]):
+    """One of psycopg's asynchronous pools: its own, or the application's."""
+
+    def __init__(self, config: PsycopgAsyncConfig) -> None:
+        self._pool: Any = config.pool_instance
+        self._options = config.pool_options() if self._pool is None else None
+        super().__init__(config, config.left_in_pool if self._options is None else self._options["max_size"])
+
+    @override
+    async def _open(self) -> None:
+        if self._options is None:
+            return
+        # The pool itself would try to connect in the background for long, and tell nobody why it cannot.
+        kind = self._options.get("connection_class") or psycopg.AsyncConnection
+        await (await kind.connect(**self._options["kwargs"])).close()
+        self._pool = psycopg_pool.AsyncConnectionPool(**self._options)
+        await self._pool.open()
+
+    @override
+    async def _take(self) -> PsycopgAsyncApplicationConnection:
+        while _is_lost(driver_connection := await self._pool.getconn(self._timeout)):
+            driver_connection.pgconn.finish()
+            await self._pool.putconn(driver_connection)
+        connection = PsycopgAsyncApplicationConnection(driver_connection)
+        await driver_connection.set_autocommit(True)
+        return connection
+
+    @override
+    async def _put(self, connection: PsycopgAsyncApplicationConnection) -> None:
+        driver_connection: psycopg.AsyncConnection[Any] = connection.driver_connection
+        if driver_connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            await connection.rollback()
+        await driver_connection.set_autocommit(connection.usual)
+        await self._pool.putconn(driver_connection)
+
+    @override
+    async def _drop(self, connection: PsycopgAsyncApplicationConnection) -> None:
+        async with connection.turn:
+            connection.driver_connection.pgconn.finish()
+            await self._pool.putconn(connection.driver_connection)
+
+    @override
+    async def _close(self) -> None:
+        if self._options is not None:
+            idle = list(self._pool._pool)  # noqa: SLF001 - see below
+            # The end of a loop cancels the pool's tasks before this, which the pool takes for its own cancellation.
+            await asyncio.gather(self._pool.close(), return_exceptions=True)
+            for driver_connection in idle:
+                driver_connection.pgconn.finish()
+
+    @override
+    def kill(self) -> None:
+        if self._options is not None and self._pool is not None:
+            _let_go(self._pool, self._loop)
+
+
+class PsycopgSyncPool(SyncConnectionPool[PsycopgSyncApplicationConnection]):
+    """One of psycopg's synchronous pools: its own, or the application's."""
+
+    def __init__(self, config: PsycopgSyncConfig) -> None:
+        self._pool: Any = config.pool_instance
+        self._options = config.pool_options() if self._pool is None else None
+        super().__init__(config, config.left_in_pool if self._options is None else self._options["max_size"])
+
+    @override
+    async def _open(self) -> None:
+        if self._options is not None:
+            await self.call(self._open_pool, self._options)
+
+    def _open_pool(self, options: dict[str, Any]) -> None:
+        # The pool itself would try to connect in the background for long, and tell nobody why it cannot.
+        kind = options.get("connection_class") or psycopg.Connection
+        kind.connect(**options["kwargs"]).close()
+        self._pool = psycopg_pool.ConnectionPool(**options)
+        self._pool.open()
+
+    @override
+    async def _take(self) -> PsycopgSyncApplicationConnection:
+        connection: PsycopgSyncApplicationConnection = await self.call(self._take_connection)
+        return connection
+
+    def _take_connection(self) -> PsycopgSyncApplicationConnection:
+        while _is_lost(driver_connection := self._pool.getconn(self._timeout)):
+            driver_connection.pgconn.finish()
+            self._pool.putconn(driver_connection)
+        connection = PsycopgSyncApplicationConnection(driver_connection)
+        driver_connection.autocommit = True
+        return connection
+
+    @override
+    async def _put(self, connection: PsycopgSyncApplicationConnection) -> None:
+        await self.call(connection.in_turn, self._put_connection, connection)
+
+    def _put_connection(self, connection: PsycopgSyncApplicationConnection) -> None:
+        driver_connection: psycopg.Connection[Any] = connection.driver_connection
+        if driver_connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            connection.rollback()
+        driver_connection.autocommit = connection.usual
+        self._pool.putconn(driver_connection)
+
+    @override
+    async def _drop(self, connection: PsycopgSyncApplicationConnection) -> None:
+        await self.call(connection.in_turn, self._drop_connection, connection)
+
+    def _drop_connection(self, connection: PsycopgSyncApplicationConnection) -> None:
+        connection.driver_connection.pgconn.finish()
+        self._pool.putconn(connection.driver_connection)
+
+    @override
+    async def _close(self) -> None:
+        if self._options is not None:
+            await self.call(self._pool.close)
+
+    @override
+    def kill(self) -> None:
+        if self._options is not None and self._pool is not None:
+            self._pool.close(timeout=1)
+
+
 class PsycopgAsyncStore(BaseSQLSpecStore[PsycopgAsyncConfig]):
     """A Litestar store in PostgreSQL."""
 
@@ -325,3 +563,18 @@ def _hang_up(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any])
     """End the conversation: whoever waits for the server's answer is told that it has gone."""
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as other:
         other.shutdown(socket.SHUT_RDWR)
+
+
+def _let_go(pool: Any, loop: asyncio.AbstractEventLoop) -> None:  # noqa: ANN401 - its parts are no public names
+    """Close the connections of a pool without waiting, and end its tasks, which nobody runs if the *loop* is closed."""
+    for task in (*pool._workers, pool._sched_runner):  # noqa: SLF001 - close() waits for them
+        if task is None or task.done():
+            continue
+        if not loop.is_closed():
+            task.cancel()
+            continue
+        task._log_destroy_pending = False  # noqa: SLF001
+        with suppress(RuntimeError):  # from what it waits for
+            task.get_coro().close()
+    for connection in pool._pool:  # noqa: SLF001
+        connection.pgconn.finish()

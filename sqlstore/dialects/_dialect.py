@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ("Dialect", "Row", "Statement", "Step")
 
@@ -144,6 +144,15 @@ class Dialect:
     migration_begin: tuple[str, ...]
     """Open a transaction that only one process can be in, whatever table it is about; nothing where there is none."""
     migration_commit: str
+
+    one_writer: bool = False
+    """A connection that has written keeps all others from writing until its transaction ends."""
+    isolation_levels: frozenset[str]
+    """Those that a transaction of the application's may have."""
+    begin: Callable[[str | None, bool], Sequence[str]]
+    """What begins one: with that isolation level (None is the database's default), and only for reads."""
+    release_savepoint: str = "RELEASE SAVEPOINT"
+    """Empty where there is no such statement."""
 
     def for_table(self, table: str) -> Dialect:
         """Return this dialect with *table*, a validated name, in every statement."""

@@ -9,7 +9,14 @@ write did by the version, which the client draws anew for each call. Columns hav
 takes none before MariaDB 11.6.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ._dialect import Dialect, Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("MYSQL",)
 
@@ -73,6 +80,12 @@ _FREE = f"""
   FROM {_BY_KEY}
  WHERE {_ROWS}
    AND {_EXPIRED}"""
+
+
+def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: FBT001 - see Dialect
+    level = (f"SET TRANSACTION ISOLATION LEVEL {isolation_level}",) if isolation_level else ()
+    return (*level, f"START TRANSACTION{' READ ONLY' if read_only else ''}")
+
 
 MYSQL = Dialect(
     name="mysql",
@@ -265,4 +278,6 @@ SELECT column_name
     # error, hence longer than anybody waits.
     migration_begin=("DO GET_LOCK('sqlstore', 3600)",),
     migration_commit="DO RELEASE_LOCK('sqlstore')",
+    isolation_levels=frozenset({"READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}),
+    begin=_begin,
 )

@@ -6,7 +6,14 @@ told otherwise. A row that is not there yet cannot be locked; for one that someb
 waits until that is committed, and then fails with ORA-00001.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ._dialect import Dialect, Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("ORACLE",)
 
@@ -76,6 +83,15 @@ _COUNTS = f"{_COUNT} {_FITS} AND {_COUNT} + fresh.amount {_FITS}"
 # Unquoted names are in upper case. What SUBSTR finds in front of a dot that is not there is NULL.
 _SCHEMA = "NVL(UPPER(SUBSTR(:1, 1, INSTR(:2, '.') - 1)), SYS_CONTEXT('USERENV', 'CURRENT_SCHEMA'))"
 _TABLE = "UPPER(SUBSTR(:3, INSTR(:4, '.') + 1))"
+
+
+def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: FBT001 - see Dialect
+    # A transaction begins with its first statement. One that only reads sees all of it at one instant, as a
+    # serializable one does: the two cannot be combined.
+    if read_only:
+        return ("SET TRANSACTION READ ONLY",)
+    return (f"SET TRANSACTION ISOLATION LEVEL {isolation_level}",) if isolation_level else ()
+
 
 ORACLE = Dialect(
     name="oracle",
@@ -308,4 +324,7 @@ SELECT LOWER(index_name)
     # Each statement commits by itself, and an ordinary user has no lock that is not a row's.
     migration_begin=(),
     migration_commit="COMMIT",
+    isolation_levels=frozenset({"READ COMMITTED", "SERIALIZABLE"}),
+    begin=_begin,
+    release_savepoint="",
 )

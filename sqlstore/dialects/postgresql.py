@@ -3,7 +3,14 @@
 Instants are ``statement_timestamp()``: ``now()`` stands still inside a transaction.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ._dialect import Dialect, Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("POSTGRESQL",)
 
@@ -57,6 +64,12 @@ SELECT stored.namespace, stored.session_id, coalesce({_EXPIRED}, FALSE)
  LIMIT $4""",
     ("after_namespace", "after_key", "end", "limit"),
 )
+
+
+def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: FBT001 - see Dialect
+    level = f" ISOLATION LEVEL {isolation_level}" if isolation_level else ""
+    return (f"BEGIN{level}{' READ ONLY' if read_only else ''}",)
+
 
 POSTGRESQL = Dialect(
     name="postgresql",
@@ -198,4 +211,6 @@ SELECT attname
         "SELECT pg_advisory_xact_lock(4539448299655001590)",  # any fixed number: the first bytes of sha256("sqlstore")
     ),
     migration_commit="COMMIT",
+    isolation_levels=frozenset({"READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}),
+    begin=_begin,
 )

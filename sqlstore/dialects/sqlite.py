@@ -3,7 +3,14 @@
 SQLite runs inside the process, so the process's clock is the database's: instants are bound as epoch seconds.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ._dialect import Dialect, Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("SQLITE",)
 
@@ -26,6 +33,12 @@ _NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE 
 # becomes a real.
 _COUNT = "CAST(CAST(stored.data AS TEXT) AS INTEGER)"
 _AMOUNT = "CAST(CAST(excluded.data AS TEXT) AS INTEGER)"
+
+
+def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: ARG001, FBT001 - see Dialect
+    # IMMEDIATE, because a transaction that begins with a read may find at its first write that it is too late.
+    return ("BEGIN", "PRAGMA query_only = 1") if read_only else ("BEGIN IMMEDIATE",)
+
 
 SQLITE = Dialect(
     name="sqlite",
@@ -174,4 +187,7 @@ SELECT name
     ),
     migration_begin=("BEGIN IMMEDIATE",),
     migration_commit="COMMIT",
+    one_writer=True,
+    isolation_levels=frozenset({"SERIALIZABLE"}),
+    begin=_begin,
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sqlstore import ReadOnlyError, UnavailableError
+from sqlstore import ContentionError, ReadOnlyError, UnavailableError
 from sqlstore.adapters.aiosqlite import AiosqliteConfig
 from sqlstore.adapters.sqlite import SqliteConfig
 
@@ -83,7 +83,7 @@ def test_a_commit_waits_for_the_disk(make_config: MakeConfig) -> None:
     """The journal is WAL, flushed at each commit: what an awaited write stored outlives a power cut."""
     config = make_config()
     assert isinstance(config, SqliteConfig)
-    with closing(config.connect()) as connection:
+    with closing(config.connector()()) as connection:
         (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
         (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
 
@@ -96,7 +96,7 @@ async def test_pragmas_are_set_on_every_connection(adapter: Adapter, database: s
     store = adapter.store(config)
     await store.create_table()
     await store.close()
-    with closing(config.connect()) as connection:
+    with closing(config.connector()()) as connection:
         (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
         (cache_size,) = connection.execute("PRAGMA cache_size").fetchone()
 
@@ -158,7 +158,7 @@ async def test_a_busy_file_is_tried_again(adapter: Adapter, store: Store, databa
 @pytest.mark.adapters("aiosqlite")
 @pytest.mark.parametrize("place", ["file", ":memory:"])
 async def test_aiosqlite_connections_are_for_the_application(make_store: MakeStore, database: str, place: str) -> None:
-    """They are in autocommit mode, see what the stores wrote, and are closed at the end of the block."""
+    """They see what the stores wrote; what a block does is one transaction, undone if it raises."""
     store = make_store(dsn=database if place == "file" else place)
     await store.create_table()
     await store.set("k", b"v")
@@ -169,11 +169,21 @@ async def test_aiosqlite_connections_are_for_the_application(make_store: MakeSto
         found = await connection.execute_fetchall(f"SELECT data FROM {store.table_name}")  # noqa: S608 - ours
     async with config.provide_connection() as another:
         mine = await another.execute_fetchall("SELECT * FROM mine")
-    with pytest.raises(ValueError, match="no active connection"):
-        await connection.execute("SELECT 1")
+        await another.execute("INSERT INTO mine VALUES (1)")
+    with pytest.raises(ZeroDivisionError):
+        await _insert_and_fail(config)
+    async with config.provide_connection() as connection:
+        left = await connection.execute_fetchall("SELECT x FROM mine")
 
     assert [tuple(row) for row in found] == [(b"v",)]
     assert list(mine) == []
+    assert list(left) == [(1,)]
+
+
+async def _insert_and_fail(config: AiosqliteConfig) -> None:
+    async with config.provide_connection() as connection:
+        await connection.execute("INSERT INTO mine VALUES (2)")
+        raise ZeroDivisionError
 
 
 # Bad input
@@ -271,3 +281,36 @@ async def test_a_write_that_a_fork_meets_is_stored(store: Store, database: str) 
     other.close()
 
     assert await store.get(KEY) == b"v"
+
+
+@pytest.mark.adapters("aiosqlite")
+async def test_a_transaction_that_could_not_begin_can_be_tried_again(make_config: MakeConfig, database: str) -> None:
+    """It raises what was in its way, and leaves nothing open."""
+    config = make_config(timeout=0.2, commit_mode="manual")
+    async with config.get_session() as session:
+        await session.execute("CREATE TABLE notes (text TEXT)")
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(ContentionError):
+                async with session.transaction():
+                    await session.execute("INSERT INTO notes VALUES ('first')")
+            other.execute("ROLLBACK")
+        async with session.transaction():
+            await session.execute("INSERT INTO notes VALUES ('second')")
+
+        assert await session.fetch_all("SELECT text FROM notes") == [{"text": "second"}]
+
+
+@pytest.mark.adapters("aiosqlite")
+async def test_a_cancelled_statement_is_not_waited_for(make_config: MakeConfig) -> None:
+    """One that would never end is interrupted, and its connection replaced."""
+    config = make_config()
+    endless = (
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers) SELECT count(*) FROM numbers"
+    )
+    for _ in range(config.pool().size + 1):
+        with pytest.raises(TimeoutError):
+            async with config.get_session() as session, asyncio.timeout(0.01):
+                await session.fetch_value(endless)
+    async with config.get_session() as session:
+        assert await session.fetch_value("SELECT 1") == 1

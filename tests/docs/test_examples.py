@@ -8,6 +8,7 @@ import runpy
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from ..servers import oracle_options
-from .pages import PAGES, ROOT, fences
+from .pages import PAGES, ROOT, codes, fences, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,17 +31,31 @@ EXAMPLES = ROOT / "examples"
 RUN_HERE = {
     "aiosqlite_connection.py",
     "asyncmy_options.py",
+    "asyncpg_config.py",
     "asyncpg_options.py",
     "asyncpg_pool.py",
-    "asyncpg_store.py",
+    "db_connection.py",
+    "error_answers.py",
     "errors.py",
+    "guards.py",
+    "health.py",
     "one_table.py",
     "oracledb_options.py",
+    "outside_requests.py",
+    "plugin.py",
     "prune.py",
     "psycopg_options.py",
+    "sockets.py",
     "sqlite_options.py",
+    "sync_session.py",
     "telemetry.py",
+    "transactions.py",
+    "two_databases.py",
 }
+
+
+RUN_ELSEWHERE = {"books_app.py"}
+"""In tests/examples/."""
 
 
 @pytest.fixture
@@ -61,7 +76,14 @@ def test_the_included_examples_are_those_that_run_here() -> None:
     """No page shows one that no test runs."""
     included = {fence.info.split()[1].lstrip("./") for page in PAGES for fence in fences(page, "{literalinclude}")}
 
-    assert included == {f"examples/{name}" for name in RUN_HERE}
+    assert included == {f"examples/{name}" for name in RUN_HERE | RUN_ELSEWHERE}
+
+
+def test_the_page_of_examples_has_each() -> None:
+    """The files of the folder are those of its tables."""
+    named = {codes(row[0])[0] for row in table("examples.md", "Example")}
+
+    assert named == {path.name for path in EXAMPLES.glob("*.py")}
 
 
 def test_one_table_holds_sessions_cache_and_limits(run: Run) -> None:
@@ -82,12 +104,12 @@ def test_one_table_holds_sessions_cache_and_limits(run: Run) -> None:
 def test_one_table_moves_to_postgresql(
     fresh_database: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the import and the store of the other example in the place of its own, and no other change."""
+    """With the import and the config of the other example in the place of its own, and no other change."""
     monkeypatch.setenv("DATABASE_URL", fresh_database)
     app = EXAMPLES.joinpath("one_table.py").read_text("utf-8")
-    rest, places = re.subn(r"^(from sqlstore|store =).*\n", "", app, flags=re.MULTILINE)
+    rest, places = re.subn(r"^(from sqlstore\.adapters|config =).*\n", "", app, flags=re.MULTILINE)
     moved = tmp_path / "moved.py"
-    moved.write_text(EXAMPLES.joinpath("asyncpg_store.py").read_text("utf-8") + rest)
+    moved.write_text(EXAMPLES.joinpath("asyncpg_config.py").read_text("utf-8") + rest)
     with TestClient[Litestar](run(str(moved))["app"]) as browser:
         visits = [browser.get("/").text for _ in range(2)]
 
@@ -197,3 +219,140 @@ def test_a_script_prints_the_spans_of_its_calls(tmp_path: Path) -> None:
         "incr litestar_session, in the request: CounterError",
         "request",
     ]
+
+
+def test_a_handler_is_given_a_session(run: Run) -> None:
+    """What it returns are rows in the type that it asked for; what is not there is a 404."""
+    with TestClient[Litestar](run("plugin.py")["app"]) as client:
+        added = [client.post("/notes", json={"text": text}) for text in ("one", "two")]
+        notes = client.get("/notes").json()
+        answers = client.get("/notes/2"), client.get("/notes/3")
+
+    assert [answer.status_code for answer in added] == [201, 201]
+    assert notes == [{"id": 1, "text": "one"}, {"id": 2, "text": "two"}]
+    assert [answer.status_code for answer in answers] == [200, 404]
+    assert answers[0].json() == notes[1]
+
+
+def test_a_handler_is_given_the_drivers_connection(run: Run) -> None:
+    """It sees the table of the stores, which is there when the application has started."""
+    with TestClient[Litestar](run("db_connection.py")["app"]) as client:
+        assert client.get("/tables").json() == ["litestar_session"]
+
+
+def test_a_synchronous_handler_is_given_a_synchronous_session(run: Run) -> None:
+    """What one request stores, the next one reads."""
+    with TestClient[Litestar](run("sync_session.py")["app"]) as client:
+        numbers = [client.post("/visits").json() for _ in range(2)]
+        times = client.get("/visits").json()
+
+    assert numbers == [1, 2]
+    assert len(times) == 2
+
+
+def test_guards_and_middleware_share_the_requests_transaction(run: Run) -> None:
+    """A request that the guard refuses has not been logged by the middleware."""
+    with TestClient[Litestar](run("guards.py")["app"]) as client:
+        refused = client.post("/jobs", headers={"X-API-Key": "none"})
+        passed = client.post("/jobs", headers={"X-API-Key": "for-example"})
+    with closing(sqlite3.connect("jobs.db")) as connection:
+        logged = connection.execute("SELECT path FROM log").fetchall()
+
+    assert (refused.status_code, passed.status_code) == (401, 201)
+    assert logged == [("/jobs",)]
+
+
+def test_a_script_needs_no_request(tmp_path: Path) -> None:
+    """It streams what it has not committed yet, and sees it in its next transaction."""
+    assert printed("outside_requests.py", tmp_path).splitlines() == [
+        "{'id': 1, 'text': 'one'}",
+        "{'id': 2, 'text': 'two'}",
+        "2",
+    ]
+
+
+def test_an_application_has_two_databases(run: Run) -> None:
+    """A handler uses both, and only one has the table of the stores."""
+    example = run("two_databases.py")
+    with TestClient[Litestar](example["app"]) as client:
+        with closing(sqlite3.connect("shop.db")) as shop:
+            shop.execute("INSERT INTO orders (item) VALUES ('pen')")
+            shop.commit()
+        moved = client.post("/archive").json()
+    with closing(sqlite3.connect("shop.db")) as shop, closing(sqlite3.connect("archive.db")) as archive:
+        left = [connection.execute("SELECT * FROM orders").fetchall() for connection in (shop, archive)]
+        tables = [
+            connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1").fetchall()
+            for connection in (shop, archive)
+        ]
+
+    assert moved == 1
+    assert left == [[], [(1, "pen")]]
+    assert tables == [[("litestar_session",), ("orders",)], [("orders",)]]
+
+
+def test_a_load_balancer_is_told_how_a_database_is(run: Run) -> None:
+    """A database that lacks its table is not well."""
+    with TestClient[Litestar](run("health.py")["app"]) as client, closing(sqlite3.connect("app.db")) as connection:
+        answers = [client.get("/health")]
+        connection.execute("DROP TABLE litestar_session")
+        answers.append(client.get("/health"))
+
+    assert [(answer.status_code, answer.json()) for answer in answers] == [
+        (200, {"default": "well"}),
+        (503, {"default": "not available"}),
+    ]
+
+
+def test_messages_of_a_socket_are_stored_one_by_one(run: Run) -> None:
+    """Each has been committed when its answer comes, while the socket is open."""
+    with TestClient[Litestar](run("sockets.py")["app"]) as client, client.websocket_connect("/chat") as socket:
+        counts: list[object] = []
+        for number in (1, 2):
+            socket.send_text("hello")
+            counts.append(socket.receive_json())
+            with closing(sqlite3.connect("chat.db")) as connection:
+                counts.append(*connection.execute("SELECT count(*) FROM messages").fetchone())
+
+            assert counts[-2:] == [number, number]
+
+
+def test_an_application_answers_in_its_own_way(run: Run) -> None:
+    """Its handlers go before the plugin's, on a route and on the whole."""
+    with (
+        TestClient[Litestar](run("error_answers.py")["app"]) as client,
+        closing(sqlite3.connect("names.db", isolation_level=None)) as other,
+    ):
+        answers = [client.post("/names/ada") for _ in range(2)]
+        other.execute("BEGIN IMMEDIATE")
+        answers.append(client.post("/names/bob"))
+
+    assert [answer.status_code for answer in answers] == [201, 409, 503]
+    assert answers[1].json() == {"error": "this name is taken"}
+    assert answers[2].headers["Retry-After"] == "5"
+
+
+def test_a_route_chooses_how_it_commits(run: Run) -> None:
+    """All or nothing; all but some; one moment; again and again."""
+    with (
+        TestClient[Litestar](run("transactions.py")["app"]) as client,
+        closing(sqlite3.connect("accounts.db", check_same_thread=False)) as other,
+    ):
+        opened = [client.post("/accounts", json=names).json() for names in (["ada", "bob"], ["bob", "eve"])]
+        openings = other.execute("SELECT name FROM openings").fetchall()
+        transfers = [
+            client.post("/transfers", json={"source": "ada", "target": "bob", "cents": cents}).status_code
+            for cents in (9000, 1001)
+        ]
+        balances = other.execute("SELECT cents FROM accounts ORDER BY name").fetchall()
+        sums = client.get("/total").json()
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(1.2, other.rollback).start()
+        paid = client.post("/interest/10")
+
+    assert opened == [["ada", "bob"], ["eve"]]
+    assert openings == [("ada",), ("bob",), ("eve",)]
+    assert transfers == [201, 400]
+    assert balances == [(1000,), (19000,), (10000,)]
+    assert sums == {"accounts": 3, "cents": 30000}
+    assert (paid.status_code, paid.json()) == (201, 3)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import asyncpg
 import pytest
+from litestar import Litestar, get
+from litestar.testing import TestClient
 from opentelemetry import metrics
 
-import sqlstore
+import sqlstore.litestar
 from sqlstore import BaseSQLSpecStore, LitestarOptions, exceptions
 from sqlstore.adapters.asyncmy import AsyncmyConfig
 from sqlstore.adapters.asyncpg import AsyncpgConfig
 from sqlstore.adapters.sqlite import SqliteConfig
-from sqlstore.dialects import Step
+from sqlstore.config import CommitMode
+from sqlstore.dialects import MYSQL, ORACLE, POSTGRESQL, SQLITE, Dialect, Step
+from sqlstore.litestar import SQLStorePlugin
+from sqlstore.litestar.exception_handlers import HANDLERS
 
 from ..conftest import ADAPTERS
 from ..servers import ASYNCMY
@@ -24,6 +29,8 @@ from ..telemetry import Recorded
 from .pages import PAGES, ROOT, codes, fences, table
 
 if TYPE_CHECKING:
+    from litestar.handlers import HTTPRouteHandler
+
     from sqlstore.connection import StoreConnection
 
     from ..conftest import MakeConfig
@@ -80,17 +87,79 @@ def test_the_reference_has_every_public_name() -> None:
         f"{row.config.__module__}.{name}" for row in ADAPTERS for name in (row.store.__name__, row.config.__name__)
     }
 
-    assert set(named) == {f"sqlstore.{name}" for name in sqlstore.__all__} | adapters
+    plugin = {f"sqlstore.litestar.{name}" for name in sqlstore.litestar.__all__}
+
+    assert set(named) == {f"sqlstore.{name}" for name in sqlstore.__all__} | plugin | adapters
 
 
 def test_the_options_of_every_adapter_are_all_there_are() -> None:
-    """The table has each option, with its default."""
-    named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/index.md", "Option")}
+    """The tables of the stores and of the plugin have each option once, with its default."""
+    stores, plugin = (
+        {row[0].strip("`"): row[1].strip("`") for row in table(page, "Option")}
+        for page in ("adapters/index.md", "plugin.md")
+    )
+    named = {**stores, **plugin}
     config = SqliteConfig(pool_config={"database": ":memory:"})
 
-    assert set(named) == set(LitestarOptions.__annotations__)
+    assert sorted([*stores, *plugin]) == sorted(LitestarOptions.__annotations__)
     assert float(named["timeout"]) == config.timeout
     assert float(named["prune_interval"]) == config.prune_interval
+    assert [named[name] for name in ("bind_key", "session_key", "connection_key", "create_table")] == [
+        config.bind_key,
+        config.session_key,
+        config.connection_key,
+        config.create_table,
+    ]
+
+
+def test_the_commit_modes_are_all_there_are() -> None:
+    """The table names each, and the default is as it says."""
+    named = {codes(row[0])[0].strip('"') for row in table("transactions.md", "`commit_mode`")}
+    config = SqliteConfig(pool_config={"database": ":memory:"})
+
+    assert named == set(get_args(CommitMode))
+    assert config.commit_rule.statuses == set(range(200, 300))
+
+
+@pytest.mark.parametrize(
+    ("database", "dialect"),
+    [("PostgreSQL", POSTGRESQL), ("MySQL, MariaDB", MYSQL), ("Oracle", ORACLE), ("SQLite", SQLITE)],
+)
+def test_the_isolation_levels_are_all_there_are(database: str, dialect: Dialect) -> None:
+    """The table has each level of each database."""
+    named = {row[0]: {code.upper() for code in codes(row[1])} for row in table("transactions.md", "Database")}
+
+    assert named[database] == dialect.isolation_levels
+
+
+def test_the_statuses_of_the_exceptions_are_those_of_the_table() -> None:
+    """The plugin's handlers answer each exception with the status and the detail that the page gives."""
+    named: dict[str, tuple[int, str]] = {}
+    for row in table("plugin.md", "Exception"):
+        detail = codes(row[2])[0] if codes(row[2]) else named["ContentionError"][1]
+        named |= {name: (int(row[1]), detail) for name in codes(row[0])}
+    found: dict[str, tuple[int, str]] = {}
+    for name in named:
+        error: type[exceptions.SQLStoreError] = getattr(exceptions, name)
+        with TestClient(Litestar([_raising(error)], plugins=[_plugin()])) as client:
+            answer = client.get("/")
+        found[name] = (answer.status_code, answer.json()["detail"])
+
+    assert found == named
+    assert {error.__name__ for error in HANDLERS} <= named.keys()
+
+
+def _plugin() -> SQLStorePlugin:
+    return SQLStorePlugin(SqliteConfig(pool_config={"database": ":memory:"}))
+
+
+def _raising(error: type[exceptions.SQLStoreError]) -> HTTPRouteHandler:
+    @get("/", sync_to_thread=False)
+    def handler() -> None:
+        # A session says this of a row that is not there.
+        raise error("there is no such row")  # noqa: EM101, TRY003
+
+    return handler
 
 
 def test_the_options_of_asyncpg_are_all_there_are() -> None:
@@ -107,7 +176,7 @@ def test_the_options_of_sqlite_are_all_there_are() -> None:
     named = {code for row in table("adapters/sqlite.md", "`pool_config`") for code in codes(row[0])}
 
     assert SqliteConfig(pool_config={**dict.fromkeys(named), "database": ":memory:"}).pool_config
-    assert named == {"database", "uri", "cached_statements"}
+    assert named == {"database", "uri", "cached_statements", "max_size"}
 
 
 async def value(connection: StoreConnection, step: Step) -> object:
@@ -156,10 +225,10 @@ async def test_the_pragmas_of_a_sqlite_connection_are_those_of_the_table(make_co
     """SQLite reports each value as the page gives it."""
     named = {row[0].strip("`"): row[1].strip("`") for row in table("adapters/sqlite.md", "Pragma")}
     connection = await make_config().open_store_connection()
-    found = {name: await value(connection, Step(f"PRAGMA {name}")) for name in named}
+    found = {name: str(await value(connection, Step(f"PRAGMA {name}"))) for name in named}
     await connection.close()
 
-    assert {**found, "synchronous": "FULL" if found["synchronous"] == 2 else found["synchronous"]} == named
+    assert {**found, "synchronous": "FULL" if found["synchronous"] == "2" else found["synchronous"]} == named
     assert "journal_mode" in found
 
 

@@ -19,7 +19,7 @@ def sources() -> dict[str, str]:
     for path in ROOT.joinpath("examples").glob("*.py"):
         text = texts[path.name] = path.read_text("utf-8")
         for name, region in re.findall(r"^ *# region (\w+)\n(.*?)^ *# endregion", text, re.DOTALL | re.MULTILINE):
-            texts[f"{path.name}, {name}"] = dedent(region)
+            texts[f"{path.name}, {name}"] = dedent(region).rstrip() + "\n"
     return texts
 
 

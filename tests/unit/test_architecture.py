@@ -23,27 +23,31 @@ if TYPE_CHECKING:
 PACKAGE = Path(sqlstore.__file__).parent
 LAYERS = (
     {"exceptions", "dialects", "telemetry"},
-    {"connection", "config", "names"},
+    {"connection", "config", "database_session", "dbapi", "names", "pool", "unit_of_work"},
     {"operations", "order"},
     {"lanes", "verbs", "migrator"},
     {"store"},
     {"pruner"},
-    {"adapters"},
+    {"adapters", "litestar"},
 )
 """A module imports from its own layer and from earlier ones."""
 CORE = (
     "__init__",
     "config",
     "connection",
+    "database_session",
+    "dbapi",
     "exceptions",
     "lanes",
     "migrator",
     "names",
     "operations",
     "order",
+    "pool",
     "pruner",
     "store",
     "telemetry",
+    "unit_of_work",
     "verbs",
 )
 DRIVERS = ("asyncmy", "asyncpg", "aiosqlite", "oracledb", "psycopg", "sqlite3")

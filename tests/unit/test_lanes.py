@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
 from hypothesis import example, given, settings
@@ -164,6 +164,18 @@ class Config(BaseConfig):
     @override
     def classify(self, error: Exception) -> type[SQLStoreError]:
         return SQLStoreError
+
+    @override
+    def violation(self, error: Exception) -> None:
+        return None
+
+    @override
+    def new_store(self) -> NoReturn:
+        raise NotImplementedError
+
+    @override
+    def new_pool(self) -> NoReturn:
+        raise NotImplementedError
 
 
 class OneConnection(Config):
