@@ -6,6 +6,7 @@ connection once for each call. The application's connections are aiosqlite's.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,16 @@ class AiosqlitePool(ConnectionPool[AiosqliteApplicationConnection]):
     async def _take(self) -> AiosqliteApplicationConnection:
         if self._idle:
             return self._idle.pop()
-        return AiosqliteApplicationConnection(await aiosqlite.Connection(self._connect, iter_chunk_size=64), SQLITE)
+        driver_connection = aiosqlite.Connection(self._connect, iter_chunk_size=64)
+        try:
+            await driver_connection
+        except BaseException:
+            # Its thread has one more thing to tell the loop, which may be closed next.
+            thread: Any = getattr(driver_connection, "_thread", driver_connection)  # itself before aiosqlite 0.22
+            while thread.is_alive():  # noqa: ASYNC110 - a thread sets no event
+                await asyncio.sleep(0.001)
+            raise
+        return AiosqliteApplicationConnection(driver_connection, SQLITE)
 
     @override
     async def _put(self, connection: AiosqliteApplicationConnection) -> None:

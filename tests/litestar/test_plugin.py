@@ -274,11 +274,7 @@ async def test_a_request_may_use_two_databases(site: Site, fresh_database: str) 
     routes = [
         site.route("/", insert, "other_session"),
         site.route("/manual", insert, "other_session", opt={"other_session": {"commit_mode": "manual"}}),
-        *(
-            [site.route("/promise", promise, "other_session", guards=[use_other_first])]
-            if site.tables.promise
-            else []
-        ),
+        *([site.route("/promise", promise, "other_session", guards=[use_other_first])] if site.tables.promise else []),
     ]
     async with running(Litestar(routes, plugins=[SQLStorePlugin(default, other)])) as client:
         statuses = [
