@@ -85,6 +85,9 @@ class RequestUnits:
                 await unit.end(commit=status is not None and bool(unit.verdict) and failure is None)
             except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
                 failure = failure or error
+            except BaseException:
+                self.abandon()
+                raise
         if failure is not None:
             raise failure
 
