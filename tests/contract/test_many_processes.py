@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
 import time
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from .worker import Place, start
+from .worker import Place, loaded_processes
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable
+    from concurrent.futures import ProcessPoolExecutor
 
     from sqlstore import BaseSQLSpecStore
 
@@ -75,11 +74,7 @@ class Waits(NamedTuple):
 @pytest.fixture(scope="module")
 def processes() -> Generator[ProcessPoolExecutor, None, None]:
     """Give processes that have already loaded all they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "sqlstore.adapters.asyncpg", "sqlstore.adapters.aiosqlite"])
-    with ProcessPoolExecutor(
-        WRITERS, mp_context=context, initializer=start, initargs=(context.Barrier(WRITERS),)
-    ) as processes:
+    with loaded_processes(__name__, WRITERS) as processes:
         yield processes
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +10,7 @@ from . import worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
+    from concurrent.futures import ProcessPoolExecutor
     from pathlib import Path
 
     from sqlstore import BaseConfig, BaseSQLSpecStore
@@ -27,11 +26,7 @@ PROCESSES, ROUNDS = 12, 20
 @pytest.fixture(scope="module")
 def processes() -> Generator[ProcessPoolExecutor, None, None]:
     """Give processes that have already loaded all they need, and can wait for each other at a barrier."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__, "sqlstore.adapters.asyncpg", "sqlstore.adapters.aiosqlite"])
-    with ProcessPoolExecutor(
-        PROCESSES, mp_context=context, initializer=worker.start, initargs=(context.Barrier(PROCESSES),)
-    ) as processes:
+    with worker.loaded_processes(worker.__name__, PROCESSES) as processes:
         yield processes
 
 

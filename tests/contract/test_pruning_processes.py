@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
 import time
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -16,10 +14,11 @@ from typing_extensions import override
 from sqlstore import BaseSQLSpecStore
 from sqlstore.pruner import Pruner
 
-from .worker import SHARED, Place, start
+from .worker import SHARED, Place, loaded_processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from concurrent.futures import ProcessPoolExecutor
 
     from ..conftest import Adapter, MakeConfig
 
@@ -45,11 +44,7 @@ class Log(NamedTuple):
 @pytest.fixture(scope="module")
 def processes() -> Generator[ProcessPoolExecutor, None, None]:
     """Give processes that have already loaded all they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "sqlstore.adapters.asyncpg", "sqlstore.adapters.aiosqlite"])
-    with ProcessPoolExecutor(
-        PROCESSES, mp_context=context, initializer=start, initargs=(context.Barrier(PROCESSES),)
-    ) as processes:
+    with loaded_processes(__name__, PROCESSES) as processes:
         yield processes
 
 

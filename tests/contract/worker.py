@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import random
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Sequence
     from multiprocessing.synchronize import Barrier
 
     from sqlstore import BaseConfig, BaseSQLSpecStore, ExtensionConfig
@@ -30,6 +33,17 @@ class Place(NamedTuple):
     def open(self) -> BaseSQLSpecStore[Any]:
         """Return a new store over a new config."""
         return self.store(self.config(pool_config=self.pool_config, extension_config=self.extension_config))
+
+
+@contextmanager
+def loaded_processes(module: str, number: int) -> Generator[ProcessPoolExecutor, None, None]:
+    """Give processes that have already loaded *module*, a test's, and all that it needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, "sqlstore.adapters.asyncpg", "sqlstore.adapters.aiosqlite"])
+    with ProcessPoolExecutor(
+        number, mp_context=context, initializer=start, initargs=(context.Barrier(number),)
+    ) as processes:
+        yield processes
 
 
 def start(barrier: Barrier) -> None:
