@@ -20,9 +20,13 @@ from .exceptions import (
     ConnectionLostError,
     ContentionError,
     ForeignKeyViolationError,
+    ReadOnlyError,
     SQLStoreError,
+    TableMismatchError,
+    TableMissingError,
     UnavailableError,
     UniqueViolationError,
+    ValueTooLargeError,
 )
 from .pool import TransactionMode
 from .unit_of_work import UnitOfWork, entered
@@ -56,6 +60,15 @@ _TOLD_APART: dict[type[SQLStoreError], str] = {
     ForeignKeyViolationError: "a row refers to one that is not there, or is still referred to",
     UnavailableError: "cannot use the database: check pool_config, and that the server is running",
     UniqueViolationError: "another row has this value already",
+}
+_ADVICE: dict[type[SQLStoreError], str] = {
+    TableMissingError: "table {table} does not exist: await store.create_table()",
+    TableMismatchError: "table {table} was not made by the bundled migrations: choose another session_table",
+    ReadOnlyError: "the database takes no writes: check file permissions and grants, or use the primary server",
+    ContentionError: "other transactions were in the way, and nothing was changed",
+    UnavailableError: "cannot use the database: check pool_config, and that the server is running",
+    ConnectionLostError: "the connection to the database was lost",
+    ValueTooLargeError: "the value is too large for the database",
 }
 
 
@@ -193,6 +206,18 @@ class BaseConfig(ABC):
         if isinstance(error, SQLStoreError) or kind not in _TOLD_APART:
             return error
         return kind(f"{_TOLD_APART[kind]} ({type(error).__name__}: {error})")
+
+    def translated(self, error: Exception, table: str, *, connecting: bool = False) -> SQLStoreError:
+        """Return what a caller of a store over *table* gets for the driver's *error*, which becomes its cause."""
+        if isinstance(error, SQLStoreError):
+            return error
+        kind = self.classify(error)
+        if connecting and kind in {SQLStoreError, ConnectionLostError}:  # whatever the driver calls it
+            kind = UnavailableError
+        advice = _ADVICE.get(kind, "the database refused the statement").format(table=table)
+        translated = kind(f"{advice} ({type(error).__name__}: {error})")
+        translated.__cause__ = error
+        return translated
 
     def transaction_mode(self, isolation_level: str | None = None, *, read_only: bool = False) -> TransactionMode:
         """Return how a transaction begins.

@@ -16,8 +16,10 @@ from .pool import AsyncConnection, Fetched, SyncConnection
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 
-    from .dialects import Dialect
+    from .dialects import Dialect, Step
     from .pool import Parameters, TransactionMode
+
+    Rows = Sequence[Sequence[Any]]
 
 __all__ = ("AsyncDBAPIConnection", "Cursors", "SyncDBAPIConnection")
 
@@ -106,6 +108,19 @@ class AsyncDBAPIConnection(Cursors, AsyncConnection):
             for text in self._before(sql):
                 await cursor.execute(text)
             await cursor.executemany(sql, parameters)
+
+    @override
+    async def run(self, step: Step) -> Rows:
+        return await self._to_its_end(self._run(step))
+
+    async def _run(self, step: Step) -> Rows:
+        if step.many:
+            await self._execute_many(step.text, step.parameters)
+            return ()
+        async with _entered(self._cursor()) as cursor:
+            await self._execute(cursor, step.text, step.parameters)
+            rows: Rows = await cursor.fetchall() if cursor.description else ()
+            return rows
 
     @override
     async def stream(self, sql: str, parameters: Parameters, size: int) -> AsyncGenerator[Fetched, None]:
@@ -203,6 +218,18 @@ class SyncDBAPIConnection(Cursors, SyncConnection):
             for text in self._before(sql):
                 cursor.execute(text)
             cursor.executemany(sql, parameters)
+        finally:
+            cursor.close()
+
+    @override
+    def run(self, step: Step) -> Rows:
+        if step.many:
+            self.execute_many(step.text, step.parameters)
+            return ()
+        cursor = self._cursor()
+        try:
+            self._execute(cursor, step.text, step.parameters)
+            return cursor.fetchall() if cursor.description else ()
         finally:
             cursor.close()
 

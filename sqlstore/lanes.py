@@ -22,12 +22,7 @@ from .exceptions import (
     ConnectionLostError,
     ContentionError,
     OutcomeUnknownError,
-    ReadOnlyError,
-    SQLStoreError,
-    TableMismatchError,
-    TableMissingError,
     UnavailableError,
-    ValueTooLargeError,
 )
 from .operations import BATCH_BYTES, BATCH_ROWS, LARGE_BYTES, Repeat
 from .order import Order
@@ -40,7 +35,7 @@ if TYPE_CHECKING:
     from .dialects import Row
     from .operations import Answer, Operation
 
-__all__ = ("Lanes", "translate")
+__all__ = ("Lanes",)
 
 IDLE_SECONDS = 60.0
 """How long a connection stays open unused, apart from the first for reads and the first for writes."""
@@ -362,7 +357,7 @@ class Lanes:
     async def _attempt_failed(
         self, members: list[Operation], error: Exception, connection: StoreConnection, started: float
     ) -> None:
-        lost = isinstance(translate(error, self._config, members[0].verb.table), ConnectionLostError)
+        lost = isinstance(self._config.translated(error, members[0].verb.table), ConnectionLostError)
         for operation in members:
             operation.connection = None
             operation.ambiguous |= lost
@@ -401,7 +396,8 @@ class Lanes:
             self._start_deadline(operation)
             self._make_ready(operation)
             return
-        if operation.ambiguous and operation.verb.repeat is Repeat.RECOGNISED and not answer:
+        own = answer if not operation.verb.shared else any(row.key in answer for row in operation.rows)
+        if operation.ambiguous and operation.verb.repeat is Repeat.RECOGNISED and not own:
             operation.settle(_outcome_unknown("the connection was lost, and another value is there,"))
         else:
             operation.settle(answer)
@@ -424,7 +420,7 @@ class Lanes:
         and only the one whose row is locked waits.
         """
         verb = operation.verb
-        error = translate(cause, self._config, verb.table)
+        error = self._config.translated(cause, verb.table)
         # A database that takes all in one transaction has locks that are in the way of all.
         shared &= not (self._config.transactions and isinstance(error, ContentionError))
         pause = min(SHORTEST_PAUSE * 2**operation.pauses, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
@@ -438,7 +434,7 @@ class Lanes:
             again = operation.losses < LOST_ATTEMPTS
             again &= not (operation.ambiguous and verb.repeat is Repeat.NEVER)
         if connecting:
-            error = translate(cause, self._config, verb.table, connecting=True)
+            error = self._config.translated(cause, verb.table, connecting=True)
         if error is cause:  # each caller gets an exception of its own
             error = type(error)(*error.args)
         if operation.ambiguous and verb.write and (verb.patient or not isinstance(error, ContentionError)):
@@ -544,27 +540,3 @@ def _merged(group: list[Operation]) -> Sequence[Row]:
 
 def _outcome_unknown(what: str) -> OutcomeUnknownError:
     return OutcomeUnknownError(f"{what} after the write was sent: read the value to see whether it happened")
-
-
-_ADVICE: dict[type[SQLStoreError], str] = {
-    TableMissingError: "table {table} does not exist: await store.create_table()",
-    TableMismatchError: "table {table} was not made by the bundled migrations: choose another session_table",
-    ReadOnlyError: "the database takes no writes: check file permissions and grants, or use the primary server",
-    ContentionError: "other transactions were in the way, and nothing was changed",
-    UnavailableError: "cannot use the database: check pool_config, and that the server is running",
-    ConnectionLostError: "the connection to the database was lost",
-    ValueTooLargeError: "the value is too large for the database",
-}
-
-
-def translate(error: Exception, config: BaseConfig, table: str, *, connecting: bool = False) -> SQLStoreError:
-    """Return our exception for the driver's *error*, which becomes its cause."""
-    if isinstance(error, SQLStoreError):
-        return error
-    kind = config.classify(error)
-    if connecting and kind in {SQLStoreError, ConnectionLostError}:  # whatever the driver calls it
-        kind = UnavailableError
-    advice = _ADVICE.get(kind, "the database refused the statement").format(table=table)
-    translated = kind(f"{advice} ({type(error).__name__}: {error})")
-    translated.__cause__ = error
-    return translated

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from .config import running_loop
 from .dialects import Step
 from .exceptions import AlreadyThereError, ContentionError, SQLStoreError, TableMismatchError, TableMissingError
-from .lanes import translate
 from .names import index_name
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class _Migration:
             async with self._config.spare_connection() as self._connection:
                 return await self._is_done()
         except Exception as error:  # noqa: BLE001 - raised translated
-            translated = translate(error, self._config, self._table, connecting=True)
+            translated = self._config.translated(error, self._table, connecting=True)
             raise translated from translated.__cause__
 
     async def run(self, statements: Sequence[str]) -> None:
@@ -147,7 +146,7 @@ class _Migration:
         try:
             self._connection = await self._config.open_store_connection()
         except Exception as error:
-            raise translate(error, self._config, self._table, connecting=True) from error
+            raise self._config.translated(error, self._table, connecting=True) from error
         try:
             if not await self._is_done():
                 await self._apply(statements)
@@ -202,7 +201,7 @@ class _Migration:
             timer.cancel()
 
     def _explained(self, error: Exception) -> SQLStoreError:
-        translated = translate(error, self._config, self._table)
+        translated = self._config.translated(error, self._table)
         # What seems to be missing is the schema; a syntax error is a reserved word for a name.
         if isinstance(translated, TableMissingError) or type(translated) is SQLStoreError:
             translated = SQLStoreError(f"cannot create or drop table {self._table}: {error}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "child_namespace",
+    "digest_key",
     "index_name",
     "lifetime_seconds",
     "namespace_end",
@@ -113,6 +114,11 @@ def stored_key(key: str) -> str:
         raise TypeError(msg)
     if _PLAIN_KEY.fullmatch(key):
         return key
+    return digest_key(key)
+
+
+def digest_key(key: str) -> str:
+    """Return the digest that stands for *key* in the table where it must not be readable; no key leads to it."""
     return DIGEST_PREFIX + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

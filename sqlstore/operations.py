@@ -42,6 +42,8 @@ class VerbOptions(TypedDict, total=False):
     """It runs in a write lane; True if not given."""
     shared: bool
     """It shares its statement with others of its kind; True if not given."""
+    last_counts: bool
+    """Of two on one key, the later makes the earlier superfluous; True if not given."""
     everything: bool
     """It touches everything under its namespace; False if not given."""
     repeat: Repeat
@@ -53,7 +55,7 @@ class VerbOptions(TypedDict, total=False):
 class Verb:
     """What operations of one kind run."""
 
-    __slots__ = ("everything", "kind", "namespace", "patient", "repeat", "shared", "table", "write")
+    __slots__ = ("everything", "kind", "last_counts", "namespace", "patient", "repeat", "shared", "table", "write")
 
     completes: ClassVar[bool] = False
     """The answer may call for another statement, see `complete`."""
@@ -65,6 +67,7 @@ class Verb:
         self.kind: Hashable = (table, namespace, kind)
         self.write = options.get("write", True)
         self.shared = options.get("shared", True)
+        self.last_counts = options.get("last_counts", True)
         self.everything = options.get("everything", False)
         self.repeat = options.get("repeat", Repeat.ALWAYS)
         self.patient = options.get("patient", True)

@@ -114,6 +114,7 @@ def _may_share(earlier: Operation, later: Operation) -> bool:
         earlier.verb.kind == later.verb.kind
         and later.verb.write
         and later.verb.shared
+        and later.verb.last_counts
         and len(earlier.rows) == len(later.rows) == 1
         and not (earlier.turn or earlier.pauses or earlier.slow or later.slow)
     )

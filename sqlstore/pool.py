@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 
     from .config import BaseConfig
+    from .dialects import Step
+
+    Rows = Sequence[Sequence[Any]]
 
 __all__ = (
     "AsyncConnection",
@@ -120,6 +123,10 @@ class AsyncConnection(PooledConnection):
         """Run *sql* for each of the *parameters*."""
 
     @abstractmethod
+    async def run(self, step: Step) -> Rows:
+        """Run a store's *step* in the transaction that is open, and return the rows of its last query."""
+
+    @abstractmethod
     def stream(self, sql: str, parameters: Parameters, size: int) -> AsyncGenerator[Fetched, None]:
         """Return *size* rows at a time; in a transaction."""
 
@@ -167,6 +174,10 @@ class SyncConnection(PooledConnection):
     @abstractmethod
     def execute_many(self, sql: str, parameters: Sequence[Parameters]) -> None:
         """Run *sql* for each of the *parameters*."""
+
+    @abstractmethod
+    def run(self, step: Step) -> Rows:
+        """Run a store's *step* in the transaction that is open, and return the rows of its last query."""
 
     @abstractmethod
     def stream(self, sql: str, parameters: Parameters, size: int) -> Generator[Fetched, None, None]:

@@ -243,7 +243,8 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
             OutcomeUnknownError: the connection was lost, and meanwhile somebody else's value is there.
         """
         row = self._row(key, value, lifetime_seconds(expires_in))
-        verb = StatementVerb(self._scope, self._sql.add, shared=False, repeat=Repeat.RECOGNISED)
+        values = {"principal": None}
+        verb = StatementVerb(self._scope, self._sql.add, values, shared=False, repeat=Repeat.RECOGNISED)
         return bool(await self._call(verb, row))
 
     @telemetry.traced
@@ -382,13 +383,15 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         return self._delete if lifetime is not None and lifetime < 0 else self._upsert
 
     def _row(self, key: str, value: str | bytes, lifetime: float | None) -> Row:
-        data = self._value_to_bytes(value)
+        return self._stored_row(stored_key(key), self._value_to_bytes(value), lifetime)
+
+    def _stored_row(self, stored: str, data: bytes, lifetime: float | None) -> Row:
         if len(data) > self._sql.largest_value:
             msg = f"a value of {len(data):,} bytes is too large: {self._sql.name} takes {self._sql.largest_value:,}"
             raise ValueTooLargeError(msg)
         # The version is drawn by the client and random: a counter would start again when a key is deleted and made
         # anew, and a repeated write could not recognise itself.
-        return Row(stored_key(key), data, lifetime, None, int.from_bytes(os.urandom(8), "big") >> 1)
+        return Row(stored, data, lifetime, None, int.from_bytes(os.urandom(8), "big") >> 1)
 
     def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
         if verb.write and self._sql.one_writer and (unit := writing_unit(self._config)):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import CommitError, ContentionError, SQLStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from .config import BaseConfig
+    from .dialects import Step
     from .pool import ConnectionPool, PooledConnection, TransactionMode
 
 __all__ = ("UnitOfWork", "entered", "not_committed", "writing_unit")
@@ -46,6 +47,8 @@ class UnitOfWork:
         self.thread = threading.get_ident()
         self.verdict: bool | None = None
         """Whether it will be committed, once that is known."""
+        self.before_commit: list[Callable[[Any], Awaitable[None]]] = []
+        """What is still to be done in it, if it will be committed."""
         self.depth = 0
         """How many transactions are open, each in the one before."""
         self.undone = ""
@@ -102,6 +105,31 @@ class UnitOfWork:
         connection = await self.connection()
         await self.pool.call(connection.in_turn, connection.lend)
         return connection.driver_connection
+
+    async def run(self, step: Step, table: str = "of the store") -> Sequence[Sequence[Any]]:
+        """Run a store's *step* in the transaction, taking the connection on the first call; see `PooledConnection`.
+
+        *table* is for the messages of errors.
+
+        Raises:
+            SQLStoreError: one of the children that a store would raise, or the transaction is over, or there is none,
+                because each statement commits by itself.
+        """
+        connection = await self.connection()
+        if self.undone:
+            raise SQLStoreError(self.undone)
+        if not self.depth:
+            msg = "a store's statements can be part of a transaction only: none is open in manual mode"
+            raise SQLStoreError(msg)
+        try:
+            with self._in_time(connection):
+                rows: Sequence[Sequence[Any]] = await self.pool.call(connection.in_turn, connection.run, step)
+        except BaseException as error:
+            self.statement_failed(error)
+            if isinstance(error, Exception):
+                raise self.config.translated(error, table) from error
+            raise
+        return rows
 
     async def _take(self) -> Any:  # noqa: ANN401
         try:
@@ -206,7 +234,7 @@ class UnitOfWork:
             CommitError: it was time to commit, and the database did not.
             ContentionError: it was not time yet.
         """
-        if self.verdict is None:
+        if self.verdict is None or self.before_commit:
             msg = (
                 "this transaction has written to the database, which has one writer at a time: write to the store "
                 "before that, or in a database file of its own"

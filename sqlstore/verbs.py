@@ -70,8 +70,11 @@ class StatementVerb(Verb):
         lifetime: float | None = None,
         **options: Unpack[VerbOptions],
     ) -> None:
-        """Describe the operations; those with another *lifetime* share nothing, if it is one for the statement."""
-        super().__init__(scope.table, scope.path, (id(statement), lifetime), **options)
+        """Describe the operations; those with other *values* share nothing, nor those with another *lifetime*.
+
+        That is given if it is one for the statement.
+        """
+        super().__init__(scope.table, scope.path, (id(statement), lifetime, *values.values()), **options)
         self._scope = scope
         self._statement = statement
         self._values = values

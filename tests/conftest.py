@@ -117,8 +117,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say where each database came from."""
-    terminalreporter.section("databases")
+    """Say where each database, and the browser, came from."""
+    terminalreporter.section("databases and browser")
     terminalreporter.line(f"sqlite: {sqlite3.sqlite_version}, a file for each test")
     for note in sorted(Path(os.environ[servers.RUN_DIRECTORY]).glob("*.origin")):
         terminalreporter.line(f"{note.stem}: {note.read_text()}")

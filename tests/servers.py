@@ -2,7 +2,8 @@
 
 The first of these that works: a DSN in ``SQLSTORE_TEST_<DATABASE>_DSN``; a container of pytest-databases, if a Docker
 daemon answers; a private throw-away server from this machine's binaries. Tests of a database without a server are
-skipped with every reason, or fail if ``SQLSTORE_REQUIRE`` (``sqlite,postgresql`` or ``all``) names the database.
+skipped with every reason, or fail if ``SQLSTORE_REQUIRE`` (``sqlite,postgresql`` or ``all``) names the database. The
+same goes for the browser.
 
 A new database is one more subclass of `Server` in `SERVERS`.
 """
@@ -142,12 +143,13 @@ class Server(ABC):
 
     # A private server: its executable, also looked for in these places, the last by name first; shell commands, which
     # know $bin, $port and $run, to initialise the directory that follows, to serve the directory data, and to tell
-    # whether connections are accepted; the signal that ends it in good order; the DSN.
+    # whether connections are accepted; its own file of its process; the signal that ends it in good order; the DSN.
     executable: ClassVar[str]
     places: ClassVar[str]
     initialise: ClassVar[str]
     serve: ClassVar[str]
     ready: ClassVar[str]
+    pid_file: ClassVar[str]
     stop_signal: ClassVar[str]
     private_dsn: ClassVar[str]
     refuses_root: ClassVar[bool] = False
@@ -205,6 +207,11 @@ class Server(ABC):
         """Stop a private server as an administrator would: its clients lose their connections."""
         assert self._shell
         self._shell.run("kill -$signal $pid; wait $pid; pid=")
+
+    def kill(self) -> None:
+        """Kill a private server with all its processes: it has no time to do anything."""
+        assert self._shell
+        self._shell.run(f"kill -9 $pid $(cat /proc/$pid/task/$pid/children); wait $pid; pid=; rm -f {self.pid_file}")
 
     def close(self) -> None:
         """Stop a private server and remove its files."""
@@ -275,7 +282,8 @@ class PostgreSQL(Server):
         "-F -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 "
         "-c max_connections=200 -c shared_buffers=32MB -c dynamic_shared_memory_type=mmap"
     )
-    ready = "grep -qs ^ready data/postmaster.pid"
+    pid_file = "data/postmaster.pid"
+    ready = f"grep -qs ^ready {pid_file}"
     stop_signal = "INT"
     private_dsn = "postgresql://postgres@127.0.0.1:{port}/postgres"
     refuses_root = True
@@ -358,7 +366,8 @@ class MySQLFamily(Server):
         "--innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=OFF --innodb-use-native-aio=OFF --disable-log-bin "
         "--innodb-buffer-pool-size=32M --max-connections=200 --max-allowed-packet=64M --performance-schema=OFF"
     )
-    ready = "[ -s pid ]"
+    pid_file = "pid"
+    ready = f"[ -s {pid_file} ]"
     stop_signal = "TERM"
     private_dsn = "mysql://root@127.0.0.1:{port}/mysql"
 
@@ -665,10 +674,13 @@ def _as_user(dsn: str, name: str) -> str:
 
 SERVERS: dict[str, type[Server]] = {kind.database: kind for kind in (PostgreSQL, MariaDB, MySQL, Oracle)}
 
+BROWSER = "chromium"
+"""The browser that tests drive: the system's, as ``make services`` installs it."""
+
 
 def required() -> set[str]:
-    """Return the databases that ``SQLSTORE_REQUIRE`` names."""
-    known = {"sqlite", *SERVERS}
+    """Return the databases, and the browser, that ``SQLSTORE_REQUIRE`` names."""
+    known = {"sqlite", BROWSER, *SERVERS}
     names = set(os.environ.get("SQLSTORE_REQUIRE", "").replace(",", " ").split())
     if unknown := names - known - {"all"}:
         msg = f"SQLSTORE_REQUIRE: unknown database {', '.join(sorted(unknown))}. Use {', '.join(sorted(known))} or all"
@@ -678,10 +690,22 @@ def required() -> set[str]:
 
 def missing(kind: type[Server], *reasons: str) -> NoReturn:
     """Skip or fail because there is no server of *kind*."""
-    msg = f"no {kind.database} server: {'; '.join(reasons)}"
-    if kind.database in required():
+    skip_or_fail(kind.database, f"no {kind.database} server: {'; '.join(reasons)}")
+
+
+def skip_or_fail(name: str, msg: str) -> NoReturn:
+    """Skip a test that needs *name*, which is not here, or fail if it is required."""
+    if name in required():
         pytest.fail(f"{msg} (required by SQLSTORE_REQUIRE)", pytrace=False)
     pytest.skip(msg)
+
+
+def find_browser() -> str:
+    """Return where Chromium is, and note it; else skip or fail."""
+    found = shutil.which(BROWSER)
+    reason = f"no {BROWSER} in PATH: make services"
+    Path(os.environ[RUN_DIRECTORY], f"{BROWSER}.origin").write_text(found or f"none: {reason}")
+    return found or skip_or_fail(BROWSER, reason)
 
 
 def find(kind: type[Server], request: pytest.FixtureRequest) -> Server:

@@ -40,9 +40,10 @@ with driver_of("asyncmy"):
     from asyncmy.cursors import Cursor, SSCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Rows = Sequence[Sequence[Any]]
+    Value = bytes | str | float | None
 
 __all__ = ("AsyncmyConfig", "AsyncmyStore")
 
@@ -198,12 +199,8 @@ class AsyncmyConnection(StoreConnection):
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Rows]:
         return [await self._run(step) for step in steps]
 
-    async def _run(self, first: Step) -> Rows:
-        texts: list[bytes] = []
-        step: Step | None = first
-        while step is not None:
-            texts.append(_bound(step))
-            step = step.then
+    async def _run(self, step: Step) -> Rows:
+        texts = _bound(step, _literal)
         if len(texts) == 1:
             return await self._send(texts[0])
         try:
@@ -216,28 +213,13 @@ class AsyncmyConnection(StoreConnection):
             raise
 
     async def _send(self, packet: bytes) -> Rows:
-        """Send statements, and return the rows of the last one that is a query."""
         if len(packet) + 1 >= self._largest_packet:  # one byte says that it is a query
             msg = (
                 f"the value is too large for the server: its max_allowed_packet is {self._largest_packet:,} bytes, "
                 f"and the statement has {len(packet):,}"
             )
             raise ValueTooLargeError(msg)
-        connection = self._connection
-        try:
-            await connection.query(packet)
-            result = connection._result  # noqa: SLF001 - as asyncmy's cursors do
-            rows: Rows = result.rows or ()
-            while result.has_next:
-                await connection.next_result()
-                result = connection._result  # noqa: SLF001
-                rows = rows if result.rows is None else result.rows
-        except BaseException as error:
-            if not isinstance(error, errors.MySQLError) or error.sqlstate is None:
-                # It is not the server's answer, which may still come, and must be nobody else's.
-                self.kill()
-            raise
-        return rows
+        return await _rows(self, self._connection, packet)
 
     @override
     async def close(self) -> None:
@@ -282,6 +264,10 @@ class AsyncmyApplicationConnection(AsyncDBAPIConnection):
     @override
     def _stream_cursor(self) -> Any:
         return self.driver_connection.cursor(SSCursor)
+
+    @override
+    async def _run(self, step: Step) -> Rows:
+        return await _rows(self, self.driver_connection, b";".join(_bound(step, _hexadecimal)))
 
     @override
     def undid_transaction(self, error: Exception) -> bool:
@@ -352,12 +338,40 @@ def _code(error: Exception) -> object:
     return error.args[0] if isinstance(error, errors.MySQLError) and error.args else None
 
 
-def _bound(step: Step) -> bytes:
-    text = step.text.encode()
-    return text % tuple([_literal(value) for value in step.parameters]) if step.parameters else text
+async def _rows(
+    connection: AsyncmyConnection | AsyncmyApplicationConnection,
+    driver_connection: Any,  # noqa: ANN401 - asyncmy.Connection
+    packet: bytes,
+) -> Rows:
+    """Send statements, and return the rows of the last one that is a query."""
+    try:
+        await driver_connection.query(packet)
+        result = driver_connection._result  # noqa: SLF001 - as asyncmy's cursors do
+        rows: Rows = result.rows or ()
+        while result.has_next:
+            await driver_connection.next_result()
+            result = driver_connection._result  # noqa: SLF001
+            rows = rows if result.rows is None else result.rows
+    except BaseException as error:
+        if not isinstance(error, errors.MySQLError) or error.sqlstate is None:
+            # It is not the server's answer, which may still come, and must be nobody else's.
+            connection.kill()
+        raise
+    return rows
 
 
-def _literal(value: bytes | str | float | None) -> bytes:
+def _bound(first: Step, literal: Callable[[Value], bytes]) -> list[bytes]:
+    """Return the statements of a step and of those after it, with a *literal* for each value."""
+    texts: list[bytes] = []
+    step: Step | None = first
+    while step is not None:
+        text = step.text.encode()
+        texts.append(text % tuple([literal(value) for value in step.parameters]) if step.parameters else text)
+        step = step.then
+    return texts
+
+
+def _literal(value: Value) -> bytes:
     # As the sql_mode of a store connection wants it. Not asyncmy's escape, which goes through strings (and, for bytes,
     # is wrong under NO_BACKSLASH_ESCAPES).
     if isinstance(value, bytes):
@@ -365,3 +379,11 @@ def _literal(value: bytes | str | float | None) -> bytes:
     if isinstance(value, str):
         return b"'%b'" % value.encode().replace(b"\\", b"\\\\").replace(b"'", b"''")
     return b"NULL" if value is None else repr(value).encode()
+
+
+def _hexadecimal(value: Value) -> bytes:
+    # Whatever the sql_mode and the character set of an application's connection: a backslash, or the second half of a
+    # character, means something else in some of them.
+    if isinstance(value, (bytes, str)):
+        return b"X'%b'" % (value if isinstance(value, bytes) else value.encode()).hex().encode()
+    return _literal(value)

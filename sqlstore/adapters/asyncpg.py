@@ -275,6 +275,14 @@ class AsyncpgApplicationConnection(AsyncConnection):
         await self._connection.executemany(sql, [_positional(each) for each in parameters])
 
     @override
+    async def run(self, step: Step) -> Sequence[Sequence[Any]]:
+        # Not asyncpg's cached statement, whose plan is kept: one that was made while the table was empty reads all of
+        # it when it has grown, 300 ms instead of 1 with 200,000 rows.
+        statement = await self._connection.prepare(step.text, name="")
+        rows: Sequence[Sequence[Any]] = await statement.fetch(*step.parameters)
+        return rows
+
+    @override
     async def stream(self, sql: str, parameters: Parameters, size: int) -> AsyncGenerator[Fetched, None]:
         cursor = await self._connection.cursor(sql, *_positional(parameters))
         while records := await cursor.fetch(size):

@@ -12,6 +12,7 @@ import gc
 import inspect
 import socket
 import sys
+import time
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -131,6 +132,11 @@ _VIOLATIONS: dict[str, type[SQLStoreError]] = {
     "ORA-02291": ForeignKeyViolationError,  # no such parent
     "ORA-02292": ForeignKeyViolationError,  # a child is left
 }
+# A step locks its rows first, and does not wait for them. In a store the lanes try again; in the application's
+# transaction the connection does, until it is killed because that takes too long.
+_ROW_IS_LOCKED = "ORA-00054"
+_PAUSE = 0.01
+"""Seconds."""
 _NO_SUCH_SESSION, _MARKED_FOR_KILL = "ORA-00030", "ORA-00031"
 
 
@@ -233,7 +239,6 @@ class OracleAsyncConnection(StoreConnection):
 
         Raises the driver's own exceptions.
         """
-        self._connection.outputtypehandler = _values_at_once
         await self.run([Step(text) for text in _SETTINGS], atomic=False)
 
     @property
@@ -267,20 +272,7 @@ class OracleAsyncConnection(StoreConnection):
         return transaction.rows
 
     async def _execute(self, batch: _Batch) -> Rows:
-        lobs: dict[int, object] = {}
-        for value in batch.large_values():
-            lobs[id(value)] = lob = await self._connection.createlob(_DRIVER.DB_TYPE_BLOB)
-            for start in range(0, len(value), _PART):
-                await lob.write(value[start : start + _PART], start + 1)
-        with self._connection.cursor() as cursor:
-            _prepare(cursor, batch)
-            if batch.many:
-                await cursor.executemany(batch.text, batch.with_lobs(lobs))
-            else:
-                await cursor.execute(batch.text, batch.with_lobs(lobs)[0])
-            if not cursor.description:
-                return ()
-            return self._statements.values(cursor, batch.text, await cursor.fetchall())
+        return await _execute_async(self._connection, self._statements, batch)
 
     @override
     async def close(self) -> None:
@@ -333,7 +325,6 @@ class OracleSyncConnection(ThreadConnection):
             msg = "sqlstore needs oracledb's thin mode: do not call oracledb.init_oracle_client()"
             raise UnavailableError(msg)
         self._session = _session(connection)
-        connection.outputtypehandler = _values_at_once
         self._run([Step(text) for text in _SETTINGS], atomic=False)
 
     def _look_for_socket(self, _: FrameType, event: str, result: object) -> None:
@@ -351,7 +342,9 @@ class OracleSyncConnection(ThreadConnection):
             raise ContentionError(msg)
         if not atomic:
             connection.autocommit = False
-            return [self._execute(connection, _Batch(step.text, (step.parameters,))) for step in steps]
+            return [
+                _execute_sync(connection, self._statements, _Batch(step.text, (step.parameters,))) for step in steps
+            ]
         return [self._transact(connection, step) for step in steps]
 
     def _transact(self, connection: Any, step: Step) -> Rows:
@@ -359,7 +352,7 @@ class OracleSyncConnection(ThreadConnection):
         try:
             for batch in transaction:
                 connection.autocommit = batch.commits
-                rows = self._execute(connection, batch)
+                rows = _execute_sync(connection, self._statements, batch)
                 if batch.query:
                     transaction.rows = rows
             if not transaction.committed:
@@ -369,20 +362,6 @@ class OracleSyncConnection(ThreadConnection):
                 connection.rollback()
             raise
         return transaction.rows
-
-    def _execute(self, connection: Any, batch: _Batch) -> Rows:
-        lobs: dict[int, object] = {}
-        for value in batch.large_values():
-            lobs[id(value)] = lob = connection.createlob(_DRIVER.DB_TYPE_BLOB)
-            for start in range(0, len(value), _PART):
-                lob.write(value[start : start + _PART], start + 1)
-        with connection.cursor() as cursor:
-            _prepare(cursor, batch)
-            if batch.many:
-                cursor.executemany(batch.text, batch.with_lobs(lobs))
-            else:
-                cursor.execute(batch.text, batch.with_lobs(lobs)[0])
-            return self._statements.values(cursor, batch.text, cursor.fetchall()) if cursor.description else ()
 
     @property
     @override
@@ -442,6 +421,24 @@ class OracleAsyncApplicationConnection(_OracleCursors, AsyncDBAPIConnection):
         self.transport = _transport(driver_connection)
 
     @override
+    async def _run(self, step: Step) -> Rows:
+        while True:
+            try:
+                return await self._attempt(step)
+            except oracledb.Error as error:
+                if _code(error) != _ROW_IS_LOCKED:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    async def _attempt(self, step: Step) -> Rows:
+        transaction, statements = _Transaction(step), _Statements()
+        for batch in transaction:
+            rows = await _execute_async(self.driver_connection, statements, batch)
+            if batch.query:
+                transaction.rows = rows
+        return transaction.rows
+
+    @override
     async def begin(self, mode: TransactionMode) -> None:
         self.driver_connection.autocommit = False
         await super().begin(mode)
@@ -467,6 +464,24 @@ class OracleSyncApplicationConnection(_OracleCursors, SyncDBAPIConnection):
     def __init__(self, driver_connection: Any) -> None:
         super().__init__(driver_connection, ORACLE)
         self._socket = _socket(driver_connection)
+
+    @override
+    def run(self, step: Step) -> Rows:
+        while True:
+            try:
+                return self._attempt(step)
+            except oracledb.Error as error:
+                if _code(error) != _ROW_IS_LOCKED:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _attempt(self, step: Step) -> Rows:
+        transaction, statements = _Transaction(step), _Statements()
+        for batch in transaction:
+            rows = _execute_sync(self.driver_connection, statements, batch)
+            if batch.query:
+                transaction.rows = rows
+        return transaction.rows
 
     @override
     def begin(self, mode: TransactionMode) -> None:
@@ -676,10 +691,41 @@ def _type_of(column: Sequence[Any]) -> Any:
         return 255
     if bytes in kinds:
         return _DRIVER.DB_TYPE_BLOB if any(map(_is_large, column)) else _DRIVER.DB_TYPE_RAW
-    return _DRIVER.DB_TYPE_NUMBER  # also where all are None, which only a lifetime can be
+    return _DRIVER.DB_TYPE_NUMBER  # also where all are None, as a lifetime or a principal can be
+
+
+async def _execute_async(connection: Any, statements: _Statements, batch: _Batch) -> Rows:
+    lobs: dict[int, object] = {}
+    for value in batch.large_values():
+        lobs[id(value)] = lob = await connection.createlob(_DRIVER.DB_TYPE_BLOB)
+        for start in range(0, len(value), _PART):
+            await lob.write(value[start : start + _PART], start + 1)
+    with connection.cursor() as cursor:
+        _prepare(cursor, batch)
+        if batch.many:
+            await cursor.executemany(batch.text, batch.with_lobs(lobs))
+        else:
+            await cursor.execute(batch.text, batch.with_lobs(lobs)[0])
+        return statements.values(cursor, batch.text, await cursor.fetchall()) if cursor.description else ()
+
+
+def _execute_sync(connection: Any, statements: _Statements, batch: _Batch) -> Rows:
+    lobs: dict[int, object] = {}
+    for value in batch.large_values():
+        lobs[id(value)] = lob = connection.createlob(_DRIVER.DB_TYPE_BLOB)
+        for start in range(0, len(value), _PART):
+            lob.write(value[start : start + _PART], start + 1)
+    with connection.cursor() as cursor:
+        _prepare(cursor, batch)
+        if batch.many:
+            cursor.executemany(batch.text, batch.with_lobs(lobs))
+        else:
+            cursor.execute(batch.text, batch.with_lobs(lobs)[0])
+        return statements.values(cursor, batch.text, cursor.fetchall()) if cursor.description else ()
 
 
 def _prepare(cursor: Any, batch: _Batch) -> None:
+    cursor.outputtypehandler = _values_at_once
     # One row more than a batch has, so that the end of the answer comes with it.
     cursor.arraysize = cursor.prefetchrows = BATCH_ROWS + 1
     if types := batch.types():

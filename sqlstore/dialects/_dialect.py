@@ -22,6 +22,8 @@ class Row(NamedTuple):
     expires_at: float | None = None
     """Epoch seconds, for a database whose clock is the process's own."""
     version: int | None = None
+    expected: int | None = None
+    """The version that is there, where it has to be the one that was read."""
 
 
 class Step(NamedTuple):
@@ -123,7 +125,7 @@ class Dialect:
     """Store rows; an expired row starts a new life."""
     delete: Statement
     add: Statement
-    """Store a row unless a live one is there, or is this call's own: returns session_id if stored."""
+    """Store a row, with its *principal*, unless a live one is there, or is this call's own: session_id if stored."""
     pop: Statement
     """Delete a live row: session_id, data."""
     increment: Statement
@@ -136,6 +138,25 @@ class Dialect:
     """The same where only expired rows are wanted; may return live rows, for they are marked."""
     delete_expired: Statement
     """Delete those of the rows that have expired: session_id."""
+
+    load_sessions: Statement
+    """Live rows: session_id, data, version, principal; epoch seconds of created_at, updated_at, expires_at, now."""
+    principal_sessions: Statement
+    """The same for the live rows of a *principal*."""
+    save_session: Statement
+    """Replace a live row where the version is *expected*, or this call's own: session_id if replaced.
+
+    It moves to *new_key*, which may be the same, and expires *lifetime* seconds from now, or *longest* from its
+    creation if that is sooner.
+    """
+    save_sessions: Statement | None = None
+    """The same for rows that keep their keys and principals, where one statement can do it for several."""
+    touch_sessions: Statement
+    """Move the expiry of live rows in the same way, and updated_at: session_id."""
+    delete_principal: Statement
+    """Delete the live rows of a *principal*, but not *kept*: session_id."""
+    statistics: Statement
+    """By namespace: that, its rows, those that have expired, its principals, bytes of data, first created_at."""
 
     columns: Statement
     """The names of *table*'s columns; no row if there is no such table."""
@@ -175,7 +196,7 @@ def _fields(parameters: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
     found: list[tuple[str, int, str]] = []
     for parameter in parameters:
         name = parameter.removesuffix("[]").removesuffix("*")
-        place = Row._fields.index(name) if name in Row._fields else -1
+        place = Row._fields.index(name) if name in Row._fields else len(Row._fields)  # where nothing is
         found.append((name, place, parameter.removeprefix(name)))
     return tuple(found)
 

@@ -48,8 +48,9 @@ _CONFLICT = "/*!80019 AS new */\nON DUPLICATE KEY UPDATE"
 _OLD = "{table}."
 _OLD_EXPIRED = f"{_OLD}{_EXPIRED}"
 # Assignments take effect from left to right: what a condition tests is assigned after it.
+_NEW_BIRTH = f"created_at = IF({_OLD_EXPIRED}, {_new('created_at')}, {_OLD}created_at)"
 _NEW_LIFE = f"""principal = IF({_OLD_EXPIRED}, NULL, {_OLD}principal),
-       created_at = IF({_OLD_EXPIRED}, {_new("created_at")}, {_OLD}created_at)"""
+       {_NEW_BIRTH}"""
 _NEW_EXPIRY = f"expires_at = IF({_OLD_EXPIRED}, {_new('expires_at')}, {_OLD}expires_at)"
 # After the version has been assigned, or has not.
 _TAKEN = f"{_OLD}version = {_new('version')}"
@@ -80,6 +81,19 @@ _FREE = f"""
   FROM {_BY_KEY}
  WHERE {_ROWS}
    AND {_EXPIRED}"""
+
+
+def _epoch(instant: str) -> str:
+    return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {instant}) / 1e6"
+
+
+_SESSION = f"""
+SELECT {_KEY}, data, version, CONVERT(principal USING utf8mb4),
+       {_epoch("created_at")}, {_epoch("updated_at")},
+       {_epoch("expires_at")}, {_epoch(_NOW)}
+  FROM {{table}}"""
+_OF_PRINCIPAL = f"namespace = %s\n   AND principal = %s\n   AND {_LIVE}"
+_SESSION_EXPIRY = f"LEAST({_EXPIRY}, created_at + INTERVAL %s SECOND)"
 
 
 def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: FBT001 - see Dialect
@@ -161,14 +175,16 @@ DELETE gone
         placeholder="%s",
     ),
     add=Statement(
-        f"""{_INSERT}
-VALUES {_ROW_VALUES} {_CONFLICT}
+        f"""
+INSERT INTO {{table}} (namespace, session_id, data, expires_at, version, principal, created_at, updated_at)
+VALUES (%s, %s, %s, {_EXPIRY}, %s, %s, {_NOW}, {_NOW}) {_CONFLICT}
        version = IF({_OLD_EXPIRED}, {_new("version")}, {_OLD}version),
        data = IF({_TAKEN}, {_new("data")}, {_OLD}data),
+       principal = IF({_TAKEN}, {_new("principal")}, {_OLD}principal),
        updated_at = IF({_TAKEN}, {_new("updated_at")}, {_OLD}updated_at),
-       {_NEW_LIFE},
+       {_NEW_BIRTH},
        {_NEW_EXPIRY}""",
-        ("namespace", "key", "data", "lifetime", "version"),
+        ("namespace", "key", "data", "lifetime", "version", "principal"),
         then=_WRITTEN,
     ),
     # Marked with a version that no value has, so that what is deleted is what has been read.
@@ -265,6 +281,85 @@ DELETE gone
             ("namespace", "key*"),
             placeholder="%s",
         ),
+    ),
+    load_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("namespace", "key*"),
+        placeholder="%s",
+    ),
+    principal_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_OF_PRINCIPAL}""",
+        ("namespace", "principal"),
+    ),
+    # A repetition changes nothing, and finds what the first attempt wrote. To look for the new key here, too, would
+    # lock the gap where it belongs, and two transactions would wait for each other.
+    save_session=Statement(
+        f"""
+UPDATE {_BY_KEY}
+   SET session_id = %s,
+       data = %s,
+       version = %s,
+       principal = %s,
+       updated_at = {_NOW},
+       expires_at = {_SESSION_EXPIRY}
+ WHERE {_ROW}
+   AND version = %s
+   AND {_LIVE}""",
+        (
+            *("new_key", "data", "version", "principal", "lifetime", "longest"),
+            *("namespace", "key", "expected"),
+        ),
+        then=Statement(_WRITTEN.text, ("namespace", "new_key", "version")),
+    ),
+    touch_sessions=Statement(
+        f"""
+SELECT {_KEY}
+  FROM {_BY_KEY}
+ WHERE {_ROWS}
+   AND {_LIVE}
+   FOR UPDATE""",
+        ("namespace", "key*"),
+        placeholder="%s",
+        then=Statement(
+            f"""
+UPDATE {_BY_KEY}
+   SET updated_at = {_NOW},
+       expires_at = {_SESSION_EXPIRY}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+            ("lifetime", "longest", "namespace", "key*"),
+            placeholder="%s",
+        ),
+    ),
+    delete_principal=Statement(
+        f"""
+SELECT {_KEY}
+  FROM {{table}}
+ WHERE {_OF_PRINCIPAL}
+   AND session_id <> %s
+   FOR UPDATE""",
+        ("namespace", "principal", "kept"),
+        then=Statement(
+            f"""
+DELETE FROM {{table}}
+ WHERE {_OF_PRINCIPAL}
+   AND session_id <> %s""",
+            ("namespace", "principal", "kept"),
+        ),
+    ),
+    statistics=Statement(
+        f"""
+SELECT CONVERT(namespace USING utf8mb4), COUNT(*), COUNT(IF({_EXPIRED}, 1, NULL)), COUNT(DISTINCT principal),
+       SUM(LENGTH(data)), {_epoch("MIN(created_at)")}
+  FROM {{table}}
+ WHERE namespace >= %s
+   AND namespace < %s
+ GROUP BY namespace
+ ORDER BY namespace""",
+        ("namespace", "end"),
     ),
     columns=Statement(
         """

@@ -21,17 +21,34 @@ _NOW = "SYS_EXTRACT_UTC(SYSTIMESTAMP)"
 _EXPIRED = f"stored.expires_at <= {_NOW}"
 _LIVE = f"(stored.expires_at IS NULL OR stored.expires_at > {_NOW})"
 
-# An interval has no length in seconds, and a difference of two DATEs none of their fractions.
-_LEFT = f"(stored.expires_at - {_NOW})"
-_SECONDS_LEFT = f"""EXTRACT(DAY FROM {_LEFT}) * 86400 + EXTRACT(HOUR FROM {_LEFT}) * 3600
-           + EXTRACT(MINUTE FROM {_LEFT}) * 60 + EXTRACT(SECOND FROM {_LEFT})"""
 
+def _seconds(interval: str) -> str:
+    # An interval has no length in seconds, and a difference of two DATEs none of their fractions.
+    return f"""EXTRACT(DAY FROM {interval}) * 86400 + EXTRACT(HOUR FROM {interval}) * 3600
+           + EXTRACT(MINUTE FROM {interval}) * 60 + EXTRACT(SECOND FROM {interval})"""
+
+
+def _epoch(instant: str) -> str:
+    return _seconds(f"({instant} - TIMESTAMP '1970-01-01 00:00:00')")
+
+
+_SECONDS_LEFT = _seconds(f"(stored.expires_at - {_NOW})")
 
 # Values are bound by position, and each placeholder counts; their numbers mean nothing.
 _ROWS = "stored.namespace = :1\n   AND stored.session_id IN ({key*})"
 _ROW = "stored.namespace = :1\n   AND stored.session_id = :2"
 _KEYS = ("namespace", "key*")
 _KEY = ("namespace", "key")
+
+_SESSION = f"""
+SELECT stored.session_id, stored.data, stored.version, stored.principal,
+       {_epoch("stored.created_at")},
+       {_epoch("stored.updated_at")},
+       {_epoch("stored.expires_at")},
+       {_epoch(_NOW)}
+  FROM {{table}} stored"""
+_OF_PRINCIPAL = f"stored.namespace = :1\n   AND stored.principal = :2\n   AND {_LIVE}"
+_SESSION_EXPIRY = f"LEAST({_NOW} + NUMTODSINTERVAL(:7, 'SECOND'), stored.created_at + NUMTODSINTERVAL(:8, 'SECOND'))"
 
 _LOCK_ROWS = f"""
 SELECT stored.session_id
@@ -194,9 +211,10 @@ DELETE FROM {{table}} stored
             ("namespace", "key", "version"),
             then=Statement(
                 f"""{_FRESH}{_MATCHED}
- WHEN NOT MATCHED THEN {_INSERT}
-VALUES (fresh.namespace, fresh.session_id, :5, fresh.expires_at, fresh.version, fresh.now, fresh.now)""",
-                ("namespace", "key", "version", "lifetime", "data"),
+ WHEN NOT MATCHED THEN
+INSERT (namespace, session_id, data, expires_at, version, principal, created_at, updated_at)
+VALUES (fresh.namespace, fresh.session_id, :5, fresh.expires_at, fresh.version, :6, fresh.now, fresh.now)""",
+                ("namespace", "key", "version", "lifetime", "data", "principal"),
                 then=_WRITTEN,
             ),
         ),
@@ -304,6 +322,95 @@ DELETE FROM {{table}} stored
             (),
             many=True,
         ),
+    ),
+    load_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        _KEYS,
+        placeholder=":2",
+    ),
+    principal_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_OF_PRINCIPAL}""",
+        ("namespace", "principal"),
+    ),
+    save_session=Statement(
+        f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE stored.namespace = :1
+   AND stored.session_id IN (:2, :3)
+   AND stored.version IN (:4, :5)
+   AND {_LIVE}
+   FOR UPDATE NOWAIT""",
+        ("namespace", "key", "new_key", "version", "expected"),
+        then=Statement(
+            f"""
+UPDATE {{table}} stored
+   SET session_id = :3,
+       data = :4,
+       version = :5,
+       principal = :6,
+       updated_at = {_NOW},
+       expires_at = {_SESSION_EXPIRY}
+ WHERE stored.namespace = :9
+   AND stored.session_id IN (:10, :11)
+   AND stored.version IN (:12, :13)
+   AND {_LIVE}""",
+            (
+                *("new_key", "data", "version", "principal", "lifetime", "longest"),
+                *("namespace", "key", "new_key", "version", "expected"),
+            ),
+        ),
+    ),
+    touch_sessions=Statement(
+        f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE {_ROWS}
+   AND {_LIVE}
+ ORDER BY stored.session_id
+   FOR UPDATE NOWAIT""",
+        _KEYS,
+        placeholder=":2",
+        then=Statement(
+            f"""
+UPDATE {{table}} stored
+   SET updated_at = {_NOW},
+       expires_at = {_SESSION_EXPIRY}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+            ("lifetime", "longest", *_KEYS),
+            placeholder=":2",
+        ),
+    ),
+    delete_principal=Statement(
+        f"""
+SELECT stored.session_id
+  FROM {{table}} stored
+ WHERE {_OF_PRINCIPAL}
+   AND stored.session_id <> :3
+   FOR UPDATE NOWAIT""",
+        ("namespace", "principal", "kept"),
+        then=Statement(
+            f"""
+DELETE FROM {{table}} stored
+ WHERE {_OF_PRINCIPAL}
+   AND stored.session_id <> :3""",
+            ("namespace", "principal", "kept"),
+        ),
+    ),
+    statistics=Statement(
+        f"""
+SELECT stored.namespace, COUNT(*), COUNT(CASE WHEN {_EXPIRED} THEN 1 END), COUNT(DISTINCT stored.principal),
+       SUM(DBMS_LOB.GETLENGTH(stored.data)), {_epoch("MIN(stored.created_at)")}
+  FROM {{table}} stored
+ WHERE stored.namespace >= :1
+   AND stored.namespace < :2
+ GROUP BY stored.namespace
+ ORDER BY stored.namespace""",
+        ("namespace", "end"),
     ),
     columns=Statement(
         f"""

@@ -22,8 +22,9 @@ _LIVE = f"(stored.expires_at IS NULL OR stored.expires_at > {_NOW})"
 _SECONDS_LEFT = f"date_part('epoch', stored.expires_at - {_NOW})"
 
 # What writing over a row that has expired resets, and writing over a live one keeps.
+_NEW_BIRTH = f"created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"
 _NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal END,
-       created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
+       {_NEW_BIRTH}"""
 _NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE stored.expires_at END"
 
 # Not unnest joined with the table, for which a plan made while the table is empty reads all of it; nor = ANY, for which
@@ -41,6 +42,12 @@ _FOUND = f"""
 # Right as long as the plan is made for each call.
 _ROWS = "stored.namespace = $1\n   AND stored.session_id = ANY($2)"
 _ROW = "stored.namespace = $1\n   AND stored.session_id = $2"
+
+_SESSION = f"""
+SELECT stored.session_id, stored.data, stored.version, stored.principal,
+       date_part('epoch', stored.created_at), date_part('epoch', stored.updated_at),
+       date_part('epoch', stored.expires_at), date_part('epoch', {_NOW})"""
+_OF_PRINCIPAL = f"stored.namespace = $1\n   AND stored.principal = $2\n   AND {_LIVE}"
 
 _INSERT = """
 INSERT INTO {table} AS stored (namespace, session_id, data, expires_at, version, created_at, updated_at)"""
@@ -125,18 +132,20 @@ DELETE FROM {{table}} AS stored
         ("namespace", "key[]"),
     ),
     add=Statement(
-        f"""{_INSERT}
-VALUES ($1, $2, $3, {_NOW} + make_interval(secs => $4), $5, {_NOW}, {_NOW})
+        f"""
+INSERT INTO {{table}} AS stored (namespace, session_id, data, expires_at, version, principal, created_at, updated_at)
+VALUES ($1, $2, $3, {_NOW} + make_interval(secs => $4), $5, $6, {_NOW}, {_NOW})
 {_CONFLICT}
    SET data = excluded.data,
        version = excluded.version,
+       principal = excluded.principal,
        updated_at = excluded.updated_at,
        {_NEW_EXPIRY},
-       {_NEW_LIFE}
+       {_NEW_BIRTH}
  WHERE {_EXPIRED}
     OR stored.version = excluded.version
 RETURNING stored.session_id""",
-        ("namespace", "key", "data", "lifetime", "version"),
+        ("namespace", "key", "data", "lifetime", "version", "principal"),
     ),
     pop=Statement(
         f"""
@@ -192,6 +201,76 @@ DELETE FROM {{table}}
           FOR UPDATE SKIP LOCKED)
 RETURNING session_id""",
         ("namespace", "key[]"),
+    ),
+    load_sessions=Statement(
+        f"""{_SESSION}{_FOUND}""",
+        ("namespace", "key[]"),
+    ),
+    principal_sessions=Statement(
+        f"""{_SESSION}
+  FROM {{table}} AS stored
+ WHERE {_OF_PRINCIPAL}""",
+        ("namespace", "principal"),
+    ),
+    save_session=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET session_id = $3,
+       data = $4,
+       version = $5,
+       principal = $6,
+       updated_at = {_NOW},
+       expires_at = least({_NOW} + make_interval(secs => $7), stored.created_at + make_interval(secs => $8))
+ WHERE stored.namespace = $1
+   AND stored.session_id IN ($2, $3)
+   AND stored.version IN ($5, $9)
+   AND {_LIVE}
+RETURNING stored.session_id""",
+        ("namespace", "key", "new_key", "data", "version", "principal", "lifetime", "longest", "expected"),
+    ),
+    save_sessions=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET data = new.data,
+       version = new.version,
+       updated_at = {_NOW},
+       expires_at = least({_NOW} + make_interval(secs => $6), stored.created_at + make_interval(secs => $7))
+  FROM unnest($2::text[], $3::bytea[], $4::bigint[], $5::bigint[]) AS new (session_id, data, version, expected)
+ WHERE {_ROWS}
+   AND stored.session_id = new.session_id COLLATE "C"
+   AND stored.version IN (new.version, new.expected)
+   AND {_LIVE}
+RETURNING stored.session_id""",
+        ("namespace", "key[]", "data[]", "version[]", "expected[]", "lifetime", "longest"),
+    ),
+    touch_sessions=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET updated_at = {_NOW},
+       expires_at = least({_NOW} + make_interval(secs => $3), stored.created_at + make_interval(secs => $4))
+ WHERE {_ROWS}
+   AND {_LIVE}
+RETURNING stored.session_id""",
+        ("namespace", "key[]", "lifetime", "longest"),
+    ),
+    delete_principal=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_OF_PRINCIPAL}
+   AND stored.session_id <> $3
+RETURNING stored.session_id""",
+        ("namespace", "principal", "kept"),
+    ),
+    statistics=Statement(
+        f"""
+SELECT stored.namespace, count(*), count(*) FILTER (WHERE {_EXPIRED}), count(DISTINCT stored.principal),
+       sum(octet_length(stored.data)), date_part('epoch', min(stored.created_at))
+  FROM {{table}} AS stored
+ WHERE stored.namespace >= $1
+   AND stored.namespace < $2
+ GROUP BY stored.namespace
+ ORDER BY stored.namespace""",
+        ("namespace", "end"),
     ),
     columns=Statement(
         """

@@ -18,6 +18,12 @@ _LIVE = "(stored.expires_at IS NULL OR stored.expires_at > ?)"
 _ROWS = "stored.namespace = ?\n   AND stored.session_id IN ({key*})"
 _ROW = "stored.namespace = ?\n   AND stored.session_id = ?"
 
+_SESSION = """
+SELECT stored.session_id, stored.data, stored.version, stored.principal,
+       stored.created_at, stored.updated_at, stored.expires_at, ?
+  FROM {table} AS stored"""
+_OF_PRINCIPAL = f"stored.namespace = ?\n   AND stored.principal = ?\n   AND {_LIVE}"
+
 _INSERT = """
 INSERT INTO {table} AS stored (namespace, session_id, data, expires_at, version, created_at, updated_at)"""
 _CONFLICT = "ON CONFLICT (namespace, session_id) DO UPDATE"
@@ -25,8 +31,9 @@ _ROW_VALUES = ("namespace", "key", "data", "expires_at", "version", "now", "now"
 
 # The new row's updated_at is now, so that one bound instant serves the whole statement.
 _EXPIRED = "stored.expires_at <= excluded.updated_at"
+_NEW_BIRTH = f"created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"
 _NEW_LIFE = f"""principal = CASE WHEN {_EXPIRED} THEN NULL ELSE stored.principal END,
-       created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE stored.created_at END"""
+       {_NEW_BIRTH}"""
 _NEW_EXPIRY = f"expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE stored.expires_at END"
 
 # A counter is what increment itself writes: a cast there and back changes anything else. A sum that overflows
@@ -100,18 +107,20 @@ DELETE FROM {{table}} AS stored
         ("namespace", "key*"),
     ),
     add=Statement(
-        f"""{_INSERT}
-VALUES (?, ?, ?, ?, ?, ?, ?)
+        f"""
+INSERT INTO {{table}} AS stored (namespace, session_id, data, expires_at, version, principal, created_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 {_CONFLICT}
    SET data = excluded.data,
        version = excluded.version,
+       principal = excluded.principal,
        updated_at = excluded.updated_at,
        {_NEW_EXPIRY},
-       {_NEW_LIFE}
+       {_NEW_BIRTH}
  WHERE {_EXPIRED}
     OR stored.version = excluded.version
 RETURNING session_id""",
-        _ROW_VALUES,
+        ("namespace", "key", "data", "expires_at", "version", "principal", "now", "now"),
     ),
     pop=Statement(
         f"""
@@ -178,6 +187,65 @@ DELETE FROM {{table}} AS stored
    AND stored.expires_at <= ?
 RETURNING session_id""",
         ("namespace", "key*", "now"),
+    ),
+    load_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_ROWS}
+   AND {_LIVE}""",
+        ("now", "namespace", "key*", "now"),
+    ),
+    principal_sessions=Statement(
+        f"""{_SESSION}
+ WHERE {_OF_PRINCIPAL}""",
+        ("now", "namespace", "principal", "now"),
+    ),
+    save_session=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET session_id = ?,
+       data = ?,
+       version = ?,
+       principal = ?,
+       updated_at = ?,
+       expires_at = min(?, stored.created_at + ?)
+ WHERE stored.namespace = ?
+   AND stored.session_id IN (?, ?)
+   AND stored.version IN (?, ?)
+   AND {_LIVE}
+RETURNING session_id""",
+        (
+            *("new_key", "data", "version", "principal", "now", "expires_at", "longest"),
+            *("namespace", "key", "new_key", "version", "expected", "now"),
+        ),
+    ),
+    touch_sessions=Statement(
+        f"""
+UPDATE {{table}} AS stored
+   SET updated_at = ?,
+       expires_at = min(?, stored.created_at + ?)
+ WHERE {_ROWS}
+   AND {_LIVE}
+RETURNING session_id""",
+        ("now", "expires_at", "longest", "namespace", "key*", "now"),
+    ),
+    delete_principal=Statement(
+        f"""
+DELETE FROM {{table}} AS stored
+ WHERE {_OF_PRINCIPAL}
+   AND stored.session_id <> ?
+RETURNING session_id""",
+        ("namespace", "principal", "now", "kept"),
+    ),
+    statistics=Statement(
+        """
+SELECT namespace, count(*), count(*) FILTER (WHERE expires_at <= ?), count(DISTINCT principal),
+       sum(length(data)), min(created_at)
+  FROM {table}
+ WHERE namespace >= ?
+   AND namespace < ?
+ GROUP BY namespace
+ ORDER BY namespace""",
+        ("now", "namespace", "end"),
     ),
     columns=Statement(
         """

@@ -12,19 +12,20 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from litestar.enums import ScopeType
-from litestar.exceptions import LitestarException
-from litestar.utils.scope.state import ScopeState
 
 from ..config import UNITS
 from ..database_session import session_of
 from ..unit_of_work import UnitOfWork, entered
+from .held_response import HeldResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+    from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
     from ..config import BaseConfig, CommitRule
+
+    BeforeCommit = Callable[[HTTPResponseStartEvent], Awaitable[None]]
 
 __all__ = ("TransactionMiddleware", "VerdictMiddleware", "note_exception")
 
@@ -71,18 +72,35 @@ class RequestUnits:
             rule = self._rules[unit]
             unit.verdict = status in (rule.always if self.raised else rule.statuses)
 
-    async def end(self, status: int | None) -> None:
-        """End all transactions as the response's *status* says, in the order of the configs; None is no response.
+    def before_commit(self, unit: UnitOfWork, callback: BeforeCommit) -> None:
+        """Await *callback* last of all in the transaction of *unit*, if that is going to be committed.
+
+        It gets the message that begins the response, and may add to its headers. What it raises rolls everything back,
+        and the application's exception handlers answer.
+        """
+        unit.before_commit.append(callback)
+
+    async def end(self, start: HTTPResponseStartEvent | None) -> None:
+        """End all transactions as *start*, which begins the response, says; None is no response.
+
+        They end in the order of the configs, when what was to be done before a commit has been done for all of them.
 
         Raises:
             CommitError: one was not committed; those after it have been rolled back.
         """
-        if status is not None:
-            self.decide(status)
         failure: Exception | None = None
-        for unit in sorted(self.units, key=lambda unit: self._configs.index(unit.config)):
+        if start is not None:
+            self.decide(start["status"])
             try:
-                await unit.end(commit=status is not None and bool(unit.verdict) and failure is None)
+                for unit in self._in_order():
+                    for callback in unit.before_commit if unit.verdict else ():
+                        await callback(start)
+            except Exception as error:  # noqa: BLE001 - raised below, when all have been rolled back
+                failure = error
+        for unit in self._in_order():
+            unit.before_commit.clear()
+            try:
+                await unit.end(commit=start is not None and bool(unit.verdict) and failure is None)
             except Exception as error:  # noqa: BLE001 - raised below, when the others have ended
                 failure = failure or error
             except BaseException:
@@ -90,6 +108,9 @@ class RequestUnits:
                 raise
         if failure is not None:
             raise failure
+
+    def _in_order(self) -> list[UnitOfWork]:
+        return sorted(self.units, key=lambda unit: self._configs.index(unit.config))
 
     def abandon(self) -> None:
         """Drop all connections, because the request was cancelled."""
@@ -108,39 +129,18 @@ class TransactionMiddleware:
         """Serve a request."""
         requests = RequestUnits(scope, self._configs)
         scope["state"][UNITS] = requests
-        started = False
+        held = HeldResponse(scope, send, requests.end)
         failure: Exception | None = None
-
-        async def send_after_end(message: Message) -> None:
-            nonlocal started, failure
-            if message["type"] == "http.response.start":
-                try:
-                    await requests.end(message["status"])
-                except Exception as error:
-                    failure = failure or error
-                    raise
-                if failure is not None:  # somebody has caught it, and answers as if nothing had happened
-                    raise failure
-                started = True
-            await send(message)
-
         try:
             with entered(requests.units):
-                await self._app(scope, receive, send_after_end)
-        except Exception as error:
-            await requests.end(None)
-            if started or scope["type"] != ScopeType.HTTP:
-                raise
-            failure = failure or _original(error)
+                await self._app(scope, receive, held.send)
+        except Exception as error:  # noqa: BLE001 - see HeldResponse
+            failure = error
         except BaseException:
             requests.abandon()
             raise
-        else:
-            await requests.end(None)
-        if failure is not None and not started:
-            # Litestar takes the response for started, and would not handle the exception.
-            ScopeState.from_scope(scope).response_started = False
-            raise failure
+        await requests.end(None)
+        held.finish(failure)
 
 
 class VerdictMiddleware:
@@ -168,10 +168,3 @@ async def note_exception(_: Exception, scope: Scope) -> None:
     """Note, as an application's ``after_exception`` hook, that a request ended with an exception."""
     if (requests := scope["state"].get(UNITS)) is not None:  # None where there is no route
         requests.raised = True
-
-
-def _original(error: Exception) -> Exception:
-    """Return what Litestar found out of place, because it takes the response for started."""
-    if type(error) is LitestarException and isinstance(error.__cause__, Exception):
-        return error.__cause__
-    return error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,22 @@ import pytest
 from asyncmy.cursors import DictCursor
 from psycopg.rows import dict_row
 
+from sqlstore.database_session import session_of
+from sqlstore.dialects import Row
 from sqlstore.exceptions import (
     CommitError,
     ContentionError,
     ForeignKeyViolationError,
     NotFoundError,
     SQLStoreError,
+    TableMissingError,
     UnavailableError,
     UniqueViolationError,
 )
+from sqlstore.names import stored_namespace
+from sqlstore.session_rows import SessionRows
+from sqlstore.unit_of_work import UnitOfWork
+from sqlstore.verbs import Scope, StatementVerb
 
 from ..contract.conftest import until, until_closed
 from ..servers import SERVERS, free_port
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sqlstore import BaseConfig
+    from sqlstore import BaseConfig, BaseSQLSpecStore
 
     from ..conftest import Adapter
     from ..contract.conftest import Connections, RunScript
@@ -191,9 +199,10 @@ async def test_statements_and_what_they_return(application: Application) -> None
     assert await application.names() == ["all", "all", "all"]
 
 
+MODES = {"charset": "gbk", "cursor_cls": DictCursor, "sql_mode": "'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'"}
 SHAPES: dict[str, dict[str, Any]] = {
-    "asyncmy_mariadb": {"cursor_cls": DictCursor},
-    "asyncmy_mysql": {"cursor_cls": DictCursor},
+    "asyncmy_mariadb": MODES,
+    "asyncmy_mysql": MODES,
     "psycopg": {"kwargs": {"row_factory": dict_row}},
     "psycopg_sync": {"kwargs": {"row_factory": dict_row}},
 }
@@ -442,6 +451,341 @@ async def test_what_a_deadlock_undid_is_not_committed_piecemeal(application: App
     winner = 1 + results.index(None)
     expected = {winner: f"first {winner}", 3 - winner: f"second {winner}"}
     assert await application.names() == [expected[1], expected[2]]
+
+
+# A store's statements
+
+
+class Work:
+    """What an application and a store do in one transaction."""
+
+    def __init__(self, unit: UnitOfWork, store: BaseSQLSpecStore[Any], session: Session) -> None:
+        """Work in *unit*, of which *session* is, and in the table of *store*."""
+        self.unit = unit
+        self.session = session
+        sql = store.config.dialect.for_table(store.table_name)
+        self._scope = Scope(store.table_name, stored_namespace(store.namespace), sql, _expires_at)
+
+    async def run(self, name: str, *rows: Row, **values: object) -> list[tuple[Any, ...]]:
+        """Run the statement that the dialect has under *name*."""
+        verb = StatementVerb(self._scope, getattr(self._scope.sql, name), values)
+        return [tuple(row) for row in await self.unit.run(verb.step(rows), self._scope.table)]
+
+
+def _expires_at(lifetime: float | None) -> datetime | None:
+    return None if lifetime is None else datetime.now(UTC) + timedelta(seconds=lifetime)
+
+
+class Together:
+    """An application, and a store over the same config."""
+
+    def __init__(self, adapter: Adapter, application: Application) -> None:
+        """Use the config of *application*."""
+        self.application = application
+        self.store = adapter.store(application.config)
+
+    @asynccontextmanager
+    async def work(self) -> AsyncGenerator[Work, None]:
+        """Begin a transaction, which ends with the block."""
+        config = self.application.config
+        unit = UnitOfWork(config, config.commit_rule.mode)
+        try:
+            yield Work(unit, self.store, Session(session_of(unit), unit.pool.synchronous))
+        except Exception:
+            await unit.end(commit=False)
+            raise
+        except BaseException:
+            unit.abandon("the block was cancelled")
+            raise
+        await unit.end(commit=True)
+
+    async def close(self) -> None:
+        """Leave no table of the store's, and no connection."""
+        await self.store.drop_table()
+        await self.store.close()
+        await self.application.config.pool().close()
+
+
+@pytest.fixture
+async def together(adapter: Adapter, database: str) -> AsyncGenerator[Together, None]:
+    """Give an application and a store, whose tables are empty."""
+    together = Together(adapter, _make(adapter, database, 3, session_table=f"s_{secrets.token_hex(6)}", timeout=3))
+    await together.application.create()
+    await together.store.create_table()
+    yield together
+    await together.close()
+
+
+VALUES = {"a": b"", "b": bytes(range(56, 256)), "c": bytes(range(256)) * 400}
+"""Of 0 bytes, 200 bytes and 100 KB."""
+
+
+@pytest.mark.parametrize("end", ["committed", "rolled back"])
+async def test_a_store_s_statements_in_the_application_s_transaction(together: Together, end: str) -> None:
+    """Each does what it does for a store, and all of them are committed with the application's rows, or none is."""
+    store, application = together.store, together.application
+    await store.set("gone", b"before")
+
+    async def work() -> None:
+        async with together.work() as work:
+            run = work.run
+            await run("upsert", *(Row(key, value, None, None, 1) for key, value in VALUES.items()))
+            await work.session.execute(application.insert, [1, "one"])
+            found = await run("select", *map(Row, ["a", "b", "c", "none"]))
+            assert {row[0]: row[1:] for row in found} == {key: (value, 1, None) for key, value in VALUES.items()}
+
+            assert [row[0] for row in await run("add", Row("d", VALUES["b"], 60, None, 2), principal="p")] == ["d"]
+            assert await run("add", Row("a", b"is there", None, None, 3), principal=None) == []
+            assert [row[0] for row in await run("compare_and_set", Row("b", VALUES["c"], version=4), expected=1)] == [
+                "b"
+            ]
+            assert await run("compare_and_set", Row("b", b"is another", version=5), expected=1) == []
+            assert [row[0] for row in await run("compare_and_set", Row("c", b"", version=6), expected=1)] == ["c"]
+            assert await run("renew", Row("a", lifetime=600), Row("d", lifetime=600)) == [("d", VALUES["b"], 2)]
+            await run("touch", Row("d", lifetime=1200, version=2), Row("none", lifetime=1200, version=2))
+            assert [(key, 1100 < left <= 1200) for key, left in await run("select_expiry", Row("d"))] == [("d", True)]
+            for number in (1, 2):
+                counted = await run("increment", Row("number", b"", 60, None, number), amount=5)
+                assert counted == [("number", b"%d" % (number * 5))]
+            assert await run("pop", Row("number")) == [("number", b"10")]
+            await run("delete", Row("gone"), Row("none"))
+            await run("upsert", Row("old", VALUES["c"], -1, None, 7))
+            assert [row[0] for row in await run("delete_expired", Row("a"), Row("old"))] == ["old"]
+
+            assert await store.get_many(["a", "gone"]) == {"gone": b"before"}
+            if end == "rolled back":
+                raise LookupError
+
+    if end == "committed":
+        await work()
+        assert await application.names() == ["one"]
+        expected = {"a": b"", "b": VALUES["c"], "c": b"", "d": VALUES["b"]}
+    else:
+        with pytest.raises(LookupError):
+            await work()
+        assert await application.names() == []
+        expected = {"gone": b"before"}
+
+    assert await store.get_many([*VALUES, "d", "gone", "number", "old"]) == expected
+
+
+@pytest.mark.parametrize("end", ["committed", "rolled back"])
+async def test_a_store_s_session_is_committed_with_the_application_s_rows(together: Together, end: str) -> None:
+    """Whatever becomes of it: it begins, is saved and moved, gets another expiry, or ends."""
+    store, application = together.store, together.application
+    rows = SessionRows(store, 600, 3600)
+    versions = {key: await rows.add(key, b"before", None) for key in ("ended", "saved", "touched")}
+    before = await rows.load(*versions)
+
+    async def work() -> None:
+        async with together.work() as work:
+            via = work.unit
+            await work.session.execute(application.insert, [1, "one"])
+            assert await rows.add("begun", VALUES["c"], "p", via)
+            assert not await rows.add("begun", b"again", "p", via)
+            expected = versions["saved"]
+            assert await rows.save("saved", VALUES["c"], expected, principal="p", new_key="moved", via=via)
+            assert not await rows.save("saved", b"late", expected, principal="p", new_key="lost", via=via)
+            assert [await rows.touch(key, via) for key in ("touched", "saved")] == [True, False]
+            assert [await rows.delete(key, via) for key in ("ended", "saved")] == [True, False]
+            assert await rows.of_principal("p") == []
+            if end == "rolled back":
+                raise LookupError
+
+    if end == "committed":
+        await work()
+        expected = {"begun": (VALUES["c"], "p"), "moved": (VALUES["c"], "p"), "touched": (b"before", None)}
+    else:
+        with pytest.raises(LookupError):
+            await work()
+        expected = dict.fromkeys(versions, (b"before", None))
+    after = await rows.load("begun", "lost", "moved", *versions)
+
+    assert {key: (session.data, session.principal) for key, session in after.items()} == expected
+    assert (after["touched"].updated_at > before["touched"].updated_at) is (end == "committed")
+    assert await application.names() == ["one"] * (end == "committed")
+
+
+@pytest.mark.adapters(*POSTGRESQL)
+async def test_a_store_s_statement_has_a_plan_for_the_table_as_it_is(
+    adapter: Adapter, server: Server, fresh_database: str
+) -> None:
+    """And not for what it was when the connection ran the statement for the first time: empty."""
+    count = 100_000
+    together = Together(adapter, _make(adapter, fresh_database, 1))
+    table = together.store.table_name
+    rows = SessionRows(together.store, 600, None)
+    await together.store.create_table()
+    await server.fetch(f"ALTER TABLE {table} SET (autovacuum_enabled = off)", fresh_database)
+
+    async def work(key: str) -> int:
+        async with together.work() as work:
+            version = await rows.add(key, b"", "p", work.unit)
+            await rows.touch(key, work.unit)
+            await rows.save(key, b"", version, principal="p", new_key=f"{key}+", via=work.unit)
+            await rows.delete(f"{key}+", work.unit)
+            await work.run("upsert", Row(key, b"", 60, None, 1))
+            await work.run("renew", Row(key, lifetime=120))
+            await work.run("delete", Row(key))
+            read = f"SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = '{table}'"
+            return int(await work.session.fetch_value(read))
+
+    for number in range(8):  # from the 6th time on, a prepared statement may have a plan for any parameters
+        await work(f"before {number}")
+    await server.fetch(
+        f"""
+        INSERT INTO {table} (namespace, session_id, data, version, created_at, updated_at)
+        SELECT '/LITESTAR/', 'row' || number, '', number, now(), now()
+          FROM generate_series(1, {count}) AS number
+        """,
+        fresh_database,
+    )
+    read = await work("after")
+    await together.close()
+
+    assert read < 100
+
+
+@pytest.mark.adapters(*SHAPES)
+async def test_a_store_s_statement_does_not_depend_on_how_the_application_s_connection_is_set(
+    adapter: Adapter, together: Together, database: str
+) -> None:
+    """Neither its values nor its rows."""
+    pool_config = {**adapter.pool_config(database), **SHAPES[adapter.name]}
+    config = adapter.config(pool_config=pool_config, extension_config=together.application.config.extension_config)
+    shaped = Together(adapter, Application(adapter, config, together.application.table))
+    value = VALUES["c"] + "中\\'".encode()
+    async with shaped.work() as work:
+        await work.run("upsert", Row("k", value, None, None, 1))
+        found = await work.run("select", Row("k"))
+        counted = await work.run("increment", Row("number", b"", None, None, 1), amount=-5)
+    await config.pool().close()
+
+    assert found == [("k", value, 1, None)]
+    assert counted == [("number", b"-5")]
+    assert await together.store.get("k") == value
+
+
+async def test_a_store_s_statement_that_fails_is_the_store_s_error(together: Together) -> None:
+    """It says what to do, and leaves a connection that is as good as before."""
+    store = together.store
+    await store.drop_table()
+    with pytest.raises(TableMissingError, match=f"table {store.table_name} does not exist: await"):
+        async with together.work() as work:
+            await work.run("upsert", Row("k", b"v", None, None, 1))
+    await store.create_table()
+    await together.application.all_work()
+    async with together.work() as work:
+        await work.run("upsert", Row("k", b"v", None, None, 1))
+
+    assert await store.get("k") == b"v"
+
+
+async def test_a_store_s_statement_is_part_of_a_transaction(adapter: Adapter, database: str) -> None:
+    """In manual mode of that of a block; by itself it might be committed in part."""
+    table = f"s_{secrets.token_hex(6)}"
+    together = Together(adapter, _make(adapter, database, 3, session_table=table, commit_mode="manual"))
+    await together.store.create_table()
+    row = Row("k", b"v", None, None, 1)
+    async with together.work() as work:
+        with pytest.raises(SQLStoreError, match="manual mode"):
+            await work.run("upsert", row)
+        with pytest.raises(LookupError):
+            async with work.session.transaction():
+                await work.run("upsert", row)
+                raise LookupError
+        async with work.session.transaction():
+            await work.run("add", row, principal=None)
+
+    assert await together.store.get("k") == b"v"
+    await together.close()
+
+
+async def test_a_store_s_statement_waits_for_a_row_that_is_held(together: Together) -> None:
+    """It takes effect when the other transaction has ended."""
+    row = Row("k", b"v", None, None, 2)
+    await together.store.set("k", b"before")
+
+    async def wait() -> None:
+        async with together.work() as work:
+            await work.run("upsert", row)
+
+    async with together.work() as holder:
+        await holder.run("upsert", row._replace(data=b"first", version=1))
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+    await waiting
+
+    assert await together.store.get("k") == b"v"
+
+
+async def test_a_store_s_statement_waits_no_longer_than_a_store(together: Together) -> None:
+    """For a row that another transaction holds; nothing of its own stays, and the pool is as good as new."""
+    row = Row("k", b"v", None, None, 1)
+    await together.store.set("k", b"before")
+    async with together.work() as holder:
+        await holder.run("upsert", row)
+        async with asyncio.timeout(20):
+            with pytest.raises(CommitError):
+                async with together.work() as work:
+                    if together.application.config.dialect.name != "sqlite":
+                        await work.session.execute(together.application.insert, [1, "one"])
+                    with pytest.raises((ContentionError, UnavailableError)):
+                        await work.run("upsert", row._replace(data=b"too late"))
+                    with pytest.raises(SQLStoreError):  # somebody goes on as if nothing had happened
+                        await work.run("upsert", row._replace(key="other"))
+    await together.application.all_work()
+
+    assert await together.store.get_many(["k", "other"]) == {"k": b"v"}
+    assert await together.application.names() == []
+
+
+async def test_a_cancelled_statement_of_a_store_costs_no_connection(together: Together) -> None:
+    """Nor does it take effect, nor anything else of its transaction."""
+    row = Row("k", b"v", None, None, 1)
+
+    async def wait(number: int) -> None:
+        async with together.work() as work:
+            if together.application.config.dialect.name != "sqlite":
+                # Another one each time: a server may take a moment to see that a connection has gone.
+                await work.session.execute(together.application.insert, [number, "cancelled"])
+            await work.unit.connection()
+            ready.set()
+            with pytest.raises(asyncio.CancelledError):
+                await work.run("upsert", row._replace(data=b"cancelled"))
+            assert not work.unit.alive
+            raise asyncio.CancelledError
+
+    await together.store.set("k", b"before")
+    async with together.work() as holder:
+        await holder.run("upsert", row)
+        for number in range(4):
+            ready = asyncio.Event()
+            waiting = asyncio.create_task(wait(number))
+            await ready.wait()
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    await together.application.all_work()
+
+    assert await together.store.get("k") == b"v"
+    assert await together.application.names() == []
+
+
+async def test_a_lost_connection_is_the_store_s_error(together: Together, server: Server, database: str) -> None:
+    """And the next transaction has another one."""
+    row = Row("k", b"v", None, None, 1)
+    with pytest.raises((UnavailableError, ContentionError)):
+        async with together.work() as work:
+            await work.run("upsert", row)
+            await server.kill_connections(database)
+            await work.run("upsert", row)
+    async with together.work() as work:
+        await work.run("upsert", row._replace(key="other"))
+
+    assert await together.store.get_many(["k", "other"]) == {"other": b"v"}
 
 
 # Trouble

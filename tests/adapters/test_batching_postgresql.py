@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sqlstore.session_rows import SessionRows
+
 from ..contract.conftest import until
 from ..proxy import POSTGRESQL, Proxy
 
@@ -34,6 +36,15 @@ CALLS: dict[str, CallOn] = {
     "set": lambda store, key: store.set(key, b"v", 3600),
     "delete": lambda store, key: store.delete(key),
 }
+
+
+async def _save_sessions(store: Store, *keys: str) -> None:
+    """Load, touch and save sessions of the default lifetime."""
+    rows = SessionRows(store, 3600, None)
+    loaded = await rows.load(*keys)
+    await asyncio.gather(*(rows.touch(key) for key in keys))
+    saving = [rows.save(key, bytes(200), one.version, principal=None, same=True) for key, one in loaded.items()]
+    assert all(await asyncio.gather(*saving))
 
 
 # Statements
@@ -123,6 +134,9 @@ async def _every_verb(store: Store, key: str) -> None:
     await store.get_many(MANY)
     await asyncio.gather(*(store.get(one) for one in MANY))
     await asyncio.gather(*(store.get(one, renew_for=7200) for one in MANY))
+    await store.set_many(dict.fromkeys(MANY, b"v"), 3600)
+    await _save_sessions(store, key)
+    await _save_sessions(store, *MANY)
     await asyncio.gather(*(store.delete(one) for one in MANY))
     await store.pop(key)
     await asyncio.gather(child.set("a", b"v", 0.001), child.set("b", b"v", 0.001), child.set("c", b"v", 3600))
@@ -175,7 +189,7 @@ async def test_a_plan_made_for_an_empty_table_serves_a_large_one(
 # Updates
 
 
-@pytest.mark.parametrize("verb", ["set", "renew"])
+@pytest.mark.parametrize("verb", ["set", "renew", "save"])
 async def test_an_overwritten_row_stays_on_its_page(
     server: Server, fresh_database: str, make_store: MakeStore, verb: str
 ) -> None:
@@ -186,6 +200,9 @@ async def test_an_overwritten_row_stays_on_its_page(
     await store.set_many(rows, 3600)
     for number in range(50):
         keys = list(rows)[number % 25 :: 25]  # about one a page
+        if verb == "save":
+            await _save_sessions(store, *keys)
+            continue
         await asyncio.gather(
             *(
                 store.set(key, bytes(200), 3600) if verb == "set" else store.get(key, renew_for=4000 + number)

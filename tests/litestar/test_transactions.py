@@ -6,18 +6,27 @@ import asyncio
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from litestar import Litestar, Request, Response
 from litestar.background_tasks import BackgroundTask
-from litestar.exceptions import ClientException
+from litestar.datastructures import MutableScopeHeaders
+from litestar.exceptions import ClientException, HTTPException
+from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.response import Stream
 from litestar.stores.memory import MemoryStore
+from litestar.types import HTTPResponseStartEvent
 
-from sqlstore import CommitError, ContentionError, SQLStoreError, UnavailableError, UniqueViolationError
+from sqlstore import CommitError, ContentionError, SQLStoreError, UnavailableError, UniqueViolationError, verbs
+from sqlstore.config import UNITS
+from sqlstore.dialects import Row
 from sqlstore.litestar import SQLStorePlugin
+from sqlstore.names import stored_namespace
+from sqlstore.unit_of_work import UnitOfWork
 
 from ..contract.conftest import until
 from .applications import BROKEN, RecordingStore, at_response, running
@@ -26,7 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from litestar.stores.base import Store
-    from litestar.types import Message, Send
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+    from sqlstore import BaseConfig, BaseSQLSpecStore
+    from sqlstore.dialects import Step
 
     from ..servers import Server
     from .applications import Call, Site
@@ -502,6 +514,166 @@ async def test_a_page_that_was_not_committed_is_not_cached(site: Site) -> None:
     assert await site.ids() == [1]
     await plugin.stores["default"].drop_table()
     await plugin.stores["default"].close()
+
+
+# Before a commit
+
+LastAction: TypeAlias = Callable[[UnitOfWork, HTTPResponseStartEvent], Awaitable[object]]
+
+
+def _before_commit(config: BaseConfig, action: LastAction) -> DefineMiddleware:
+    """Return a middleware that has something done at the end of a request's transaction."""
+
+    def middleware(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            async def registering_send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    requests = scope["state"][UNITS]
+                    unit = requests.unit(config)
+                    requests.before_commit(unit, partial(action, unit))
+                await send(message)
+
+            await app(scope, receive, registering_send)
+
+        return call
+
+    return DefineMiddleware(middleware)
+
+
+def _store_value(store: BaseSQLSpecStore[Any], key: str) -> Step:
+    """Return what stores *key*, for ever."""
+    sql = store.config.dialect.for_table(store.table_name)
+    scope = verbs.Scope(store.table_name, stored_namespace(store.namespace), sql, lambda _: None)
+    return scope.bind(sql.upsert, [Row(key, b"v", None, None, 1)])
+
+
+async def _idle(_: Call) -> None:
+    """Use no database."""
+
+
+async def test_what_is_done_before_a_commit_is_committed_with_it(site: Site) -> None:
+    """It comes last, and only if there is a commit; it may add headers to the response, which begins afterwards."""
+    config = site.config()
+    plugin = SQLStorePlugin(config)
+    store = plugin.stores["default"]
+    happened: list[object] = []
+
+    async def save(unit: UnitOfWork, start: HTTPResponseStartEvent) -> None:
+        happened.append(len(await site.ids()))
+        await unit.run(_store_value(store, f"k{len(happened)}"))
+        MutableScopeHeaders.from_message(start)["X-Saved"] = "yes"
+
+    async def note_start(send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            happened.append((message["status"], (b"x-saved", b"yes") in message["headers"], len(await site.ids())))
+        await send(message)
+
+    async def note_response() -> None:
+        happened.append("response")
+
+    app = Litestar(
+        [site.route("/", site.insert), site.route("/idle", _idle)],
+        plugins=[plugin],
+        middleware=[at_response(note_response), _before_commit(config, save)],
+    )
+    async with running(app, spied=note_start) as client:
+        for path in ("/?id=1", "/?id=2&status=400", f"/?id=3&status={BROKEN}", "/idle"):
+            await client.post(path)
+        kept = await store.get_many([f"k{number}" for number in range(12)])
+
+    assert happened == [
+        *("response", 0, (201, True, 1)),
+        *("response", (400, False, 1)),
+        *("response", (500, False, 1)),
+        *("response", 1, (201, True, 1)),
+    ]
+    assert kept == {"k2": b"v", "k9": b"v"}
+    assert await site.ids() == [1]
+    await store.drop_table()
+
+
+async def test_what_fails_before_a_commit_undoes_it(site: Site, fresh_database: str) -> None:
+    """In all databases; the response is complete, and from the application's handlers, whoever catches the error."""
+    await site.sql(f"CREATE TABLE {site.tables.item} (id INTEGER PRIMARY KEY)", at=fresh_database)
+    config = site.config(size=1, create_table="off")
+    keys = {"bind_key": "other", "connection_key": "other_connection", "session_key": "other_session"}
+    other = site.config(dsn=fresh_database, size=1, create_table="off", **keys)
+    fails = True
+    starts: Counter[int] = Counter()
+
+    async def refuse(_: UnitOfWork, __: HTTPResponseStartEvent) -> None:
+        if fails:
+            raise _RefusedError(status_code=409)
+
+    async def insert(call: Call) -> None:
+        await call.db.execute(site.tables.insert, (call.id,))
+        await call.session("other_session").execute(site.tables.insert, (call.id,))
+
+    def forgiving(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except Exception:
+                if b"forgive" in scope["query_string"]:
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                raise
+
+        return call
+
+    async def count(send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            starts[message["status"]] += 1
+        await send(message)
+
+    app = Litestar(
+        [
+            site.route("/", insert, "other_session"),
+            site.route("/handled", insert, "other_session", exception_handlers={_RefusedError: _apologise}),
+        ],
+        plugins=[SQLStorePlugin(config, other)],
+        middleware=[DefineMiddleware(forgiving), _before_commit(other, refuse)],
+    )
+    async with running(app, spied=count) as client:
+        refused = [await client.post(path) for path in ("/?id=1", "/handled?id=2", "/handled?id=3&forgive=yes")]
+        fails = False
+        then = await client.post("/?id=4")
+
+    assert [answer.status_code for answer in refused] == [409, 500, 500]
+    assert [answer.text for answer in refused[1:]] == ["sorry: _RefusedError"] * 2
+    assert then.status_code == 201
+    assert starts == {409: 1, 500: 2, 201: 1}
+    assert await site.ids() == [4]
+    assert [row[0] for row in await site.sql(site.tables.ids, at=fresh_database)] == [4]
+
+
+class _RefusedError(HTTPException):
+    """What somebody raises before a commit."""
+
+
+@pytest.mark.adapters("aiosqlite", "sqlite")
+async def test_nobody_commits_while_there_is_something_to_be_done_before(site: Site) -> None:
+    """A store's write when the response begins is otherwise a reason to commit early, where there is one writer."""
+    config = site.config()
+    plugin = SQLStorePlugin(config)
+    store = plugin.stores["default"]
+
+    async def save(unit: UnitOfWork, _: HTTPResponseStartEvent) -> None:
+        await unit.run(_store_value(store, "saved"))
+
+    app = Litestar(
+        [site.route("/", site.insert), site.route("/idle", _idle)],
+        plugins=[plugin],
+        middleware=[at_response(lambda: store.set("k", b"v")), _before_commit(config, save)],
+    )
+    async with running(app) as client:
+        refused = await client.post("/", params={"id": 1})
+        before = await store.get_many(["k", "saved"])
+        idle = await client.post("/idle")
+        after = await store.get_many(["k", "saved"])
+
+    assert (refused.status_code, before) == (503, {})
+    assert (idle.status_code, after) == (201, {"k": b"v", "saved": b"v"})
+    assert await site.ids() == []
 
 
 # After the response has begun

@@ -27,7 +27,7 @@ LAYERS = (
     {"operations", "order"},
     {"lanes", "verbs", "migrator"},
     {"store"},
-    {"pruner"},
+    {"pruner", "session_rows"},
     {"adapters", "litestar"},
 )
 """A module imports from its own layer and from earlier ones."""
@@ -45,6 +45,7 @@ CORE = (
     "order",
     "pool",
     "pruner",
+    "session_rows",
     "store",
     "telemetry",
     "unit_of_work",

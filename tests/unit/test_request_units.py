@@ -17,6 +17,7 @@ class Unit:
         self.config = object()
         self.verdict = False
         self.ended = False
+        self.before_commit: list[object] = []
 
     async def end(self, *, commit: bool) -> None:
         """Wait for an answer that does not come."""

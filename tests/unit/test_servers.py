@@ -61,6 +61,18 @@ def test_a_missing_server_is_skipped_or_fails_as_required(monkeypatch: pytest.Mo
         servers.missing(servers.PostgreSQL, "this", "that")
 
 
+def test_a_missing_browser_is_skipped_or_fails_as_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a server is."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv(servers.RUN_DIRECTORY, str(tmp_path))
+    monkeypatch.setenv("SQLSTORE_REQUIRE", "sqlite")
+    with pytest.raises(pytest.skip.Exception, match="no chromium in PATH: make services"):
+        servers.find_browser()
+    monkeypatch.setenv("SQLSTORE_REQUIRE", "chromium")
+    with pytest.raises(pytest.fail.Exception, match="no chromium in PATH: make services"):
+        servers.find_browser()
+
+
 def test_a_proxied_dsn_keeps_user_and_database() -> None:
     """It leads to this machine, unencrypted, so that the proxy can follow."""
     dsn = "postgresql://me:secret@db.example:6432/app?sslmode=require"
