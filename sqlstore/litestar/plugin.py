@@ -22,6 +22,8 @@ from ..database_session import DatabaseSession, SyncDatabaseSession
 from ..exceptions import SQLStoreError
 from ..pruner import Pruner
 from .exception_handlers import HANDLERS
+from .sessions.in_application import session_configs
+from .sessions.request_session import add_unsent_cookie
 from .transactions import TransactionMiddleware, VerdictMiddleware, note_exception
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ class SQLStorePlugin(InitPlugin, ReceiveRoutePlugin):
         application: Any = app_config  # whose types pyright does not know to the end
         application.lifespan = [self._lifespan, *application.lifespan]
         application.middleware = [DefineMiddleware(TransactionMiddleware, configs=configs), *application.middleware]
+        application.before_send = [*application.before_send, add_unsent_cookie]
         application.after_exception = [note_exception, *application.after_exception]
         application.exception_handlers = {**HANDLERS, **application.exception_handlers}
         for cls in (DatabaseSession, SyncDatabaseSession):
@@ -173,8 +176,16 @@ class SQLStorePlugin(InitPlugin, ReceiveRoutePlugin):
             return
         app_config.stores = StoreRegistry({**given, **(app_config.stores or {})}, default_factory=namespace)
 
+    def _check_sessions(self, app: Litestar) -> None:
+        for sessions in session_configs(app):
+            store = sessions.get_store_from_app(app)
+            if sessions.same_transaction and store.config not in self._configs.values():
+                msg = "same_transaction needs SQLStorePlugin(config) with the config of the sessions' store"
+                raise ImproperlyConfiguredException(msg)
+
     @asynccontextmanager
-    async def _lifespan(self, _: Litestar) -> AsyncGenerator[None, None]:
+    async def _lifespan(self, app: Litestar) -> AsyncGenerator[None, None]:
+        self._check_sessions(app)
         async with AsyncExitStack() as stack:
             for bind_key, store in self.stores.items():
                 try:

@@ -1,0 +1,109 @@
+"""What Litestar asks of sessions: a backend without state, since Litestar makes several of one config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar.middleware.session.server_side import ServerSideSessionBackend
+from typing_extensions import override
+
+from ...exceptions import ContentionError
+from .request_session import RequestSession
+
+if TYPE_CHECKING:
+    from litestar.stores.base import Store
+    from litestar.types import Message
+
+    from ...session_rows import StoredSession
+    from .config import SQLSessionConfig
+    from .request_session import AnyConnection
+
+__all__ = ("SQLSessionBackend",)
+
+_ATTEMPTS = 100
+"""How often others may come first before `SQLSessionBackend.set` gives up."""
+
+
+class SQLSessionBackend(ServerSideSessionBackend):
+    """Sessions by their ids, for what is not in a request: a console, a job, a test.
+
+    The *store* is the one that the sessions are in. Every method raises what its verbs raise.
+    """
+
+    config: SQLSessionConfig
+
+    # By id
+
+    @override
+    async def get(self, session_id: str, store: Store) -> bytes | None:
+        """Return a session's data, or None; with ``renew_on_access``, move its expiry if it is time."""
+        found = await self._find(session_id, store)
+        if found and self.config.renew_on_access and self.config.is_due(found):
+            await self.config.rows_in(store).touch(found.key)
+        return found.data if found else None
+
+    @override
+    async def set(self, session_id: str, data: bytes, store: Store) -> None:
+        """Replace a session's data, whatever it is; one that is not there begins."""
+        rows = self.config.rows_in(store)
+        for _ in range(_ATTEMPTS):
+            found = await self._find(session_id, store)
+            if found is None:
+                done = await rows.add(self.config.keys_of(session_id)[0], data, None)
+            else:
+                done = await rows.save(found.key, data, found.version, principal=found.principal, same=True)
+            if done:
+                return
+        msg = "others have changed this session again and again: try again later"
+        raise ContentionError(msg)
+
+    @override
+    async def delete(self, session_id: str, store: Store) -> None:
+        """End a session, if there is one."""
+        for key in self.config.keys_of(session_id):
+            await self.config.rows_in(store).delete(key)
+
+    async def delete_all(self, store: Store) -> None:
+        """End all sessions.
+
+        Raises:
+            ImproperlyConfiguredException: *store* is in no namespace.
+        """
+        await self.config.checked(store).delete_all()
+
+    async def delete_expired(self, store: Store) -> int:
+        """Delete the rows of sessions that have expired, and return how many."""
+        return await self.config.checked(store).delete_expired()
+
+    async def _find(self, session_id: str, store: Store) -> StoredSession | None:
+        keys = self.config.keys_of(session_id)
+        found = await self.config.rows_in(store).load(*keys)
+        return next((found[key] for key in keys if key in found), None)
+
+    # By connection
+
+    def session_of(self, connection: AnyConnection) -> RequestSession:
+        """Return what is to become the session of *connection*; nothing is loaded yet."""
+        store = connection.scope["litestar_app"].stores.get(self.config.store)
+        return RequestSession(self, connection, self.config.rows_in(store))
+
+    @override
+    async def load_from_connection(self, connection: AnyConnection) -> dict[str, Any]:
+        """Return the data of the session that *connection* has a cookie of; {} if there is none."""
+        return await self.session_of(connection).load()
+
+    @override
+    def get_session_id(self, connection: AnyConnection) -> str:
+        """Return the id of the connection's session, or the one that it will have; never one that a client chose."""
+        session = RequestSession.in_scope(connection.scope)
+        if session is None:
+            return connection.get_session_id() or self.generate_session_id()
+        return session.id or session.reserved_id()
+
+    @override
+    async def store_in_message(self, scope_session: Any, message: Message, connection: AnyConnection) -> None:
+        """Make *scope_session* the session of *connection*, with a cookie in *message*; Empty ends it."""
+        session = self.session_of(connection)
+        await session.load()
+        connection.scope["session"] = scope_session
+        await session.settle(message)
