@@ -12,7 +12,7 @@ from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.middleware import DefineMiddleware
-from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.plugins import CLIPlugin, InitPlugin, ReceiveRoutePlugin
 from litestar.stores.registry import StoreRegistry
 from litestar.types import Scope  # noqa: TC002 - Litestar reads the providers' annotations
 from typing_extensions import override
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from click import Group
     from litestar import Litestar
     from litestar.config.app import AppConfig
     from litestar.routes import BaseRoute
@@ -64,7 +65,7 @@ class DatabaseHealth(NamedTuple):
     """Expired rows that it then left behind, because others held them."""
 
 
-class SQLStorePlugin(InitPlugin, ReceiveRoutePlugin):
+class SQLStorePlugin(InitPlugin, ReceiveRoutePlugin, CLIPlugin):
     """Opens and closes databases with an application, registers their stores, and gives handlers connections."""
 
     def __init__(self, *configs: BaseConfig, stores: Mapping[str, Store] | bool = True) -> None:
@@ -163,6 +164,12 @@ class SQLStorePlugin(InitPlugin, ReceiveRoutePlugin):
                 config.commit_rule_of(handler.opt)  # so that a mistake is found when the application is made
             if any(config.dialect.one_writer for config in self._configs.values()):
                 handler.middleware = [*(handler.middleware or ()), VerdictMiddleware]
+
+    @override
+    def on_cli_init(self, cli: Group) -> None:
+        from .cli import add_commands  # noqa: PLC0415 - an application that is served needs no command line
+
+        add_commands(cli)
 
     def _register_stores(self, app_config: AppConfig) -> None:
         if self._stores is False:
