@@ -43,7 +43,7 @@ dist: $(VENV)/installed ## build sdist and wheel, and try the wheel in a bare en
 	$(VENV)/bin/uv build
 	$(VENV)/bin/python tests/dist/check_wheel.py dist/*.whl
 
-services: ## install what the tests and the benchmark start: servers, wrk, cc (Debian or Ubuntu, as root)
+services: ## install what the tests and the benchmark start: servers, Chromium, wrk, cc (Debian or Ubuntu, as root)
 	.ci/services
 
 clean: ## remove what these targets made
