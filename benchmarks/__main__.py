@@ -78,7 +78,7 @@ def main(  # noqa: PLR0913 - one for each option
             if part != end_to_end.PART and loop in (plan.loop, "both")
         ],
         rounds=0 if part == "micro" else rounds or (2 if quick else 5),
-        seconds=1 if quick else 5,
+        seconds=1 if quick else 3,
         slow_disk=slow_disk,
     )
     console = Console(stderr=True)

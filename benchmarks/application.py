@@ -1,9 +1,9 @@
-"""The application that each contender serves: visits, counted in the session of Litestar's own middleware.
+"""The application that each contender serves: visitors who are logged in, and whose visits are counted.
 
 python -m benchmarks.application NAME PLACE [--trace]
 
-Its standard input is the socket to listen on. A request reads the session and, since the middleware saves it with every
-response, writes it. With ``--trace``, SQLite reports each statement that it runs.
+Its standard input is the socket to listen on. A request reads the session, and may change it; a middleware may write it
+anyway, as Litestar's own does. With ``--trace``, SQLite reports each statement that it runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from litestar.enums import MediaType
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.stores.base import Store
 
+from sqlstore.litestar import SQLSessionConfig
 from tests.servers import die_with_parent
 
 from .contenders import NAMED
@@ -35,11 +36,17 @@ TEXT = "x" * 170  # makes a session of about 200 bytes
 
 @post("/")
 async def begin(request: Request[Any, Any, State]) -> None:
-    """Begin a session."""
-    request.session.update(visits=0, text=TEXT)
+    """Log in."""
+    request.session.update(user="user", visits=0, text=TEXT)
 
 
-@get("/", media_type=MediaType.TEXT)
+@get("/read", media_type=MediaType.TEXT)
+async def read(request: Request[Any, Any, State]) -> str:
+    """Say who is logged in; without its session, fail."""
+    return str(request.session["user"])
+
+
+@get("/visit", media_type=MediaType.TEXT)
 async def visit(request: Request[Any, Any, State]) -> str:
     """Count a visit; without its session, fail."""
     request.session["visits"] += 1
@@ -60,10 +67,11 @@ async def serve(name: str, place: str, listener: socket.socket, counted: Callabl
     if not isinstance(store, Store):
         msg = f"{name} is not a store of Litestar"
         raise TypeError(msg)
+    kind = SQLSessionConfig if NAMED[name].own_sessions else ServerSideSessionConfig
     app = Litestar(
-        [begin, visit, statements],
+        [begin, read, visit, statements],
         stores={"sessions": store},
-        middleware=[ServerSideSessionConfig(exclude_opt_key="exclude_from_session").middleware],
+        middleware=[kind(exclude_opt_key="exclude_from_session").middleware],
         on_shutdown=[resources.aclose],
         openapi_config=None,
         state=State({"counted": counted}),

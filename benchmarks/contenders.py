@@ -88,6 +88,8 @@ class Contender:
     """
     exception: str = ""
     """What is different about its durability, if anything is."""
+    own_sessions: bool = False
+    """End to end, its sessions are those of ``SQLSessionConfig``, and not of Litestar's own middleware."""
 
     @property
     def durability(self) -> str:
@@ -481,5 +483,10 @@ CONTENDERS = (
     Contender("FileStore", FILES, litestar_file),
     Contender("MemoryStore", MEMORY, litestar_memory),
 )
-NAMED = {contender.name: contender for contender in CONTENDERS}
+WITH_OWN_SESSIONS = (
+    Contender("sqlstore SQLSessionConfig (asyncpg)", POSTGRESQL, sqlstore_asyncpg, own_sessions=True),
+    Contender("sqlstore SQLSessionConfig (sqlite3)", SQLITE, sqlstore_sqlite, own_sessions=True),
+)
+"""For the session middleware alone: their stores are contenders already."""
+NAMED = {contender.name: contender for contender in (*WITH_OWN_SESSIONS, *CONTENDERS)}
 DATABASES = tuple(dict.fromkeys(contender.terms.database for contender in CONTENDERS if contender.terms.database))

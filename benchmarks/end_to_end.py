@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ENTRANTS = tuple(
     NAMED[name]
     for name in (
+        "sqlstore SQLSessionConfig (asyncpg)",
+        "sqlstore SQLSessionConfig (sqlite3)",
         "sqlstore (asyncpg)",
         "sqlstore (sqlite3)",
         "MemoryStore",
@@ -45,6 +47,11 @@ ENTRANTS = tuple(
     )
 )
 PART = "end to end"
+WORKLOADS = {
+    "read": "A page for somebody who is logged in: the handler reads the session, and changes nothing",
+    "visit": "A visit is counted: the handler changes the session",
+}
+"""What a visitor asks for, which is the path, too."""
 CONNECTIONS = 64
 SESSIONS = 4 * CONNECTIONS
 SETTLE = 1
@@ -108,11 +115,11 @@ class Application:
         finally:
             connection.close()
 
-    def drive(self, seconds: int) -> Sample:
-        """Let wrk send requests for so long."""
+    def drive(self, workload: str, seconds: int) -> Sample:
+        """Let wrk send the requests of a workload for so long."""
         script = Path(__file__).with_name("sessions.lua")
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
-        command += [f"http://127.0.0.1:{self._port}/", "--", str(self._cookies)]
+        command += [f"http://127.0.0.1:{self._port}/", "--", str(self._cookies), f"/{workload}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Sample)
 
@@ -144,21 +151,26 @@ def measure(  # noqa: PLR0913 - who, what is up, where to write, how long, and w
             progress(f"end to end: {kind.name} warms up")
             try:
                 application.begin_sessions()
-                application.drive(1)
+                application.drive("visit", 1)
             except RuntimeError as error:
                 skipped[kind] = str(error)
                 del running[kind]
-        samples: dict[Contender, list[Sample]] = {kind: [] for kind in running}
+        samples = {workload: {kind: list[Sample]() for kind in running} for workload in WORKLOADS}
         for turn in range(rounds if running else 0):
             order = list(running.items())
             first = turn % len(order)
-            for kind, application in order[first:] + order[:first]:
-                progress(f"end to end: round {turn + 1} of {rounds}, {kind.name}")
-                samples[kind].append(application.drive(seconds))
+            for workload in WORKLOADS:
+                for kind, application in order[first:] + order[:first]:
+                    progress(f"end to end: round {turn + 1} of {rounds}, {workload}, {kind.name}")
+                    samples[workload][kind].append(application.drive(workload, seconds))
         progress("end to end: statements are counted")
+        counted = {
+            kind: _statements_per_request(kind, application, up, directory) for kind, application in running.items()
+        }
         rows = [
-            _summary(kind, samples, _statements_per_request(kind, application, up, directory))
-            for kind, application in running.items()
+            _summary(kind, workload, samples[workload], counted[kind].get(workload))
+            for workload in WORKLOADS
+            for kind in running
         ]
     return rows, skipped
 
@@ -194,31 +206,39 @@ def _application(
 
 def _statements_per_request(
     kind: Contender, application: Application, up: Mapping[str, Running], directory: Path
-) -> float | None:
-    """Return the number that `COUNTED` describes; None if the contender has no SQL."""
+) -> dict[str, float]:
+    """Return the numbers that `COUNTED` describes, by workload; none if the contender has no SQL."""
+    found: dict[str, float] = {}
     if kind.terms.database == "postgresql":
         dsn = up["postgresql"].dsn
-        count_on_postgresql(dsn, on=True)
-        requests = application.drive(1).requests
-        time.sleep(SETTLE)
-        counted = counted_on_postgresql(dsn, own_name(kind, PART))
-        count_on_postgresql(dsn, on=False)
+        for workload in WORKLOADS:
+            count_on_postgresql(dsn, on=True)
+            requests = application.drive(workload, 1).requests
+            time.sleep(SETTLE)
+            found[workload] = _share(counted_on_postgresql(dsn, own_name(kind, PART)), requests)
+            count_on_postgresql(dsn, on=False)
     elif kind.terms.database == "sqlite":
         with _application(kind, up, directory, trace=True) as traced:
             traced.begin_sessions()
-            before = int(traced.ask("GET", "/statements")[0])
-            requests = traced.drive(1).requests
-            time.sleep(SETTLE)
-            counted = int(traced.ask("GET", "/statements")[0]) - before
-    else:
-        return None
-    return counted / (requests + CONNECTIONS)  # each connection leaves one request in flight, which ends as well
+            for workload in WORKLOADS:
+                before = int(traced.ask("GET", "/statements")[0])
+                requests = traced.drive(workload, 1).requests
+                time.sleep(SETTLE)
+                found[workload] = _share(int(traced.ask("GET", "/statements")[0]) - before, requests)
+    return found
 
 
-def _summary(kind: Contender, samples: Mapping[Contender, list[Sample]], statements: float | None) -> results.EndToEnd:
+def _share(statements: int, requests: int) -> float:
+    return statements / (requests + CONNECTIONS)  # each connection leaves one request in flight, which ends as well
+
+
+def _summary(
+    kind: Contender, workload: str, samples: Mapping[Contender, list[Sample]], statements: float | None
+) -> results.EndToEnd:
     own = samples[kind]
     return results.EndToEnd(
         contender=kind.name,
+        workload=workload,
         connections=CONNECTIONS,
         requests_per_second=median(sample.requests_per_second for sample in own),
         p50=median(sample.p50 for sample in own) / 1e6,

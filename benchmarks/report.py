@@ -8,6 +8,7 @@ from rich.table import Table
 
 from . import chart
 from .contenders import NAMED
+from .end_to_end import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, ItemsView, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .results import Contender, Micro, Results
 
 K = TypeVar("K")
+R = TypeVar("R")
 OURS = [name for name in NAMED if name.startswith("sqlstore ")]
 
 HEAD = """\
@@ -157,30 +159,32 @@ def _details(micro: Sequence[Micro]) -> Iterator[str]:
 
 
 def _end_to_end(results: Results) -> Iterator[str]:
-    ours = [row for row in results.end_to_end if row.contender in OURS]
     yield (
-        "Litestar's own session middleware over each store; every request reads its session and writes it. One uvicorn "
+        "Litestar's own session middleware over each store, and ours, SQLSessionConfig, over two of them. One uvicorn "
         "worker (uvloop, httptools) for each contender, driven by wrk, with "
         f"{results.end_to_end[0].connections} connections."
     )
-    yield _table(
-        (
-            *("", "requests/s", "p50 ms", "p99 ms", "errors", "SQL statements per request"),
-            *(f"{row.contender} ÷ this" for row in ours),
-        ),
-        [
+    for workload, rows in _grouped(results.end_to_end, lambda row: row.workload):
+        ours = [row for row in rows if row.contender in OURS]
+        yield f"{WORKLOADS[workload]}:"
+        yield _table(
+            (
+                *("", "requests/s", "p50 ms", "p99 ms", "errors", "SQL statements per request"),
+                *(f"{row.contender} ÷ this" for row in ours),
+            ),
             [
-                row.contender,
-                f"{row.requests_per_second:,.0f}",
-                _milliseconds(row.p50),
-                _milliseconds(row.p99),
-                str(row.errors),
-                "" if row.statements_per_request is None else f"{row.statements_per_request:.2f}",
-                *(_ratio(own.ratios.get(row.contender)) for own in ours),
-            ]
-            for row in results.end_to_end
-        ],
-    )
+                [
+                    row.contender,
+                    f"{row.requests_per_second:,.0f}",
+                    _milliseconds(row.p50),
+                    _milliseconds(row.p99),
+                    str(row.errors),
+                    "" if row.statements_per_request is None else f"{row.statements_per_request:.2f}",
+                    *(_ratio(own.ratios.get(row.contender)) for own in ours),
+                ]
+                for row in rows
+            ],
+        )
     if results.counted:
         yield f"Statements: {results.counted}"
 
@@ -207,8 +211,8 @@ def _slow(results: Results) -> bool:
     return results.disk is not None and results.disk.slow_fsyncs_per_second is not None
 
 
-def _grouped(rows: Iterable[Micro], key: Callable[[Micro], K]) -> ItemsView[K, list[Micro]]:
-    groups: dict[K, list[Micro]] = {}
+def _grouped(rows: Iterable[R], key: Callable[[R], K]) -> ItemsView[K, list[R]]:
+    groups: dict[K, list[R]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups.items()

@@ -34,9 +34,10 @@ class Micro(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """One contender behind the session middleware, driven over HTTP: medians over the rounds."""
+    """One contender behind the session middleware, in one workload over HTTP: medians over the rounds."""
 
     contender: str
+    workload: str  # of `end_to_end.WORKLOADS`
     connections: int
     requests_per_second: float
     p50: float

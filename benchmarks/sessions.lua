@@ -1,11 +1,11 @@
--- wrk's script. Requests take the sessions of the file in turn: of many more sessions than connections, no two requests
+-- wrk's script: GET of the second argument. Requests take the sessions of the file in turn: of many more sessions than connections, no two requests
 -- in flight have the same one, as if each connection were a visitor of its own.
 
 local requests, last = {}, 0
 
 function init(arguments)
   for cookie in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("GET", "/", { Cookie = cookie })
+    requests[#requests + 1] = wrk.format("GET", arguments[2], { Cookie = cookie })
   end
 end
 
