@@ -3,10 +3,9 @@
 from typing import Any
 
 from litestar import Litestar, Request, get
-from litestar.middleware.session.server_side import ServerSideSessionConfig
 
 from sqlstore.adapters.sqlite import SqliteConfig
-from sqlstore.litestar import SQLStorePlugin
+from sqlstore.litestar import SQLSessionConfig, SQLStorePlugin
 
 config = SqliteConfig(pool_config={"database": "quickstart.db"})
 
@@ -22,5 +21,5 @@ async def index(request: Request[Any, Any, Any]) -> str:
 app = Litestar(
     [index],
     plugins=[SQLStorePlugin(config)],
-    middleware=[ServerSideSessionConfig().middleware],
+    middleware=[SQLSessionConfig().middleware],
 )

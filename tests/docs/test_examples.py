@@ -39,6 +39,7 @@ RUN_HERE = {
     "errors.py",
     "guards.py",
     "health.py",
+    "logins.py",
     "one_table.py",
     "oracledb_options.py",
     "outside_requests.py",
@@ -54,7 +55,7 @@ RUN_HERE = {
 }
 
 
-RUN_ELSEWHERE = {"books_app.py"}
+RUN_ELSEWHERE = {"books_app.py", "quickstart.py"}
 """In tests/examples/."""
 
 
@@ -98,6 +99,25 @@ def test_one_table_holds_sessions_cache_and_limits(run: Run) -> None:
     assert (first[0], second[0]) == ("1", "2")
     assert first[1] == second[1]
     assert limit == "95"
+
+
+def test_logins_are_listed_and_revoked(run: Run) -> None:
+    """A failed login is counted, a successful one is listed, and ends when it is revoked from elsewhere."""
+    right = {"name": "ada", "password": "for-example"}
+    logins = run("logins.py")
+    with TestClient[Litestar](logins["app"], session_config=logins["sessions"]) as browser:
+        assert browser.post("/login", json=right).status_code == 201
+        phone = browser.cookies["session"]
+        browser.cookies.clear()
+        assert browser.post("/login", json=right | {"password": "wrong"}).status_code == 401
+        assert browser.get_session_data() == {"failures": 1}
+        assert browser.post("/login", json=right).status_code == 201
+        [there] = [device["id"] for device in browser.get("/devices").json() if not device["here"]]
+        assert [browser.delete(f"/devices/{there}").status_code for _ in range(2)] == [204, 404]
+        assert browser.get("/devices", headers={"Cookie": f"session={phone}"}).status_code == 401
+        assert browser.post("/password", json={"password": "new"}).json() == {"logged_out": 0}
+
+        assert [device["here"] for device in browser.get("/devices").json()] == [True]
 
 
 @pytest.mark.adapters("asyncpg")

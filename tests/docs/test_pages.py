@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args
 
 import asyncpg
 import pytest
 from litestar import Litestar, get
+from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.testing import TestClient
 from opentelemetry import metrics
 
@@ -20,10 +22,12 @@ from sqlstore.adapters.asyncpg import AsyncpgConfig
 from sqlstore.adapters.sqlite import SqliteConfig
 from sqlstore.config import CommitMode
 from sqlstore.dialects import MYSQL, ORACLE, POSTGRESQL, SQLITE, Dialect, Step
-from sqlstore.litestar import SQLStorePlugin
+from sqlstore.litestar import SQLSessionConfig, SQLStorePlugin
 from sqlstore.litestar.exception_handlers import HANDLERS
+from sqlstore.litestar.sessions.config import CHOICES
 
 from ..conftest import ADAPTERS
+from ..litestar.test_session_lifetime_table import LIFETIMES
 from ..servers import ASYNCMY
 from ..telemetry import Recorded
 from .pages import PAGES, ROOT, codes, fences, table
@@ -248,6 +252,38 @@ def test_the_metrics_are_those_of_the_table() -> None:
     recorded.close()
 
     assert named == found
+
+
+def test_the_table_of_session_lifetimes_is_the_tested_one() -> None:
+    """Each combination of settings is there, with what a request of each kind moves."""
+    named = {tuple(cell.strip("`") for cell in row) for row in table("sessions.md", "`renew_on_access`")}
+
+    assert named == {(str(renew), *moves) for renew, _, *moves in LIFETIMES}
+
+
+def test_the_settings_of_sessions_are_all_there() -> None:
+    """The page names each that Litestar does not have, and each choice, with the default where a table has one."""
+    ours = {field.name for field in fields(SQLSessionConfig)} - {
+        field.name for field in fields(ServerSideSessionConfig)
+    }
+    text = PAGES["sessions.md"]
+    defaults = {row[0].strip("`"): row[1].strip("`") for row in table("sessions.md", "Parameter")}
+    config = SQLSessionConfig()
+
+    assert [name for name in sorted(ours) if name not in text] == []
+    assert [choice for choices in CHOICES.values() for choice in choices if str(choice) not in text] == []
+    assert {row[0].strip('`"').partition('"')[0] for row in table("sessions.md", "`on_conflict`")} == {
+        "merge",
+        "last_wins",
+        "raise",
+    }
+    assert defaults.keys() == {"max_age", "absolute_timeout", "renew_on_access", "touch_after"}
+    assert (config.absolute_timeout, str(config.renew_on_access), str(config.touch_after), config.max_age) == (
+        None,
+        defaults["renew_on_access"],
+        defaults["touch_after"],
+        14 * 86400,
+    )
 
 
 def test_the_design_says_what_each_dependency_is_for() -> None:
