@@ -360,9 +360,10 @@ class MySQLFamily(Server):
     unencrypted = ""
     drop = "DROP DATABASE {}"
     places = "usr/sbin"
-    # Nothing is flushed to disk.
+    # Nothing is flushed to disk. A server that starts deletes the temporary tables in its tmpdir, whosever they are.
     serve = (
         '$run --datadir="$PWD/data" --port=$port --bind-address=127.0.0.1 --socket="$PWD/socket" --pid-file="$PWD/pid" '
+        '--tmpdir="$PWD" '
         "--innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=OFF --innodb-use-native-aio=OFF --disable-log-bin "
         "--innodb-buffer-pool-size=32M --max-connections=200 --max-allowed-packet=64M --performance-schema=OFF"
     )
