@@ -13,8 +13,9 @@ from .operations import BATCH_ROWS, Repeat
 from .verbs import PageVerb, StatementVerb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
+    from .dialects import Statement
     from .operations import Answer
     from .store import BaseSQLSpecStore
     from .unit_of_work import UnitOfWork
@@ -89,7 +90,7 @@ class SessionRows:
         """Store a new session, and return its version; 0 if there is one with this key."""
         row = self._row(key, data, min(self._max_age, self._longest))
         verb = self._guarded(self._sql.add, principal=principal)
-        return row.version or 0 if await self._run(verb, row, via) else 0
+        return row.version or 0 if await self._run(verb, (row,), via) else 0
 
     async def save(  # noqa: PLR0913 - a row's columns
         self,
@@ -118,36 +119,32 @@ class SessionRows:
             expected=expected,
             longest=self._longest,
         )
-        return row.version or 0 if await self._run(verb, row, via) else 0
+        return row.version or 0 if await self._run(verb, (row,), via) else 0
 
     async def touch(self, key: str, via: UnitOfWork | None = None) -> bool:
         """Move the expiry of a session that lives; return whether it does."""
-        return key in await self._run(self._touch, Row(key, lifetime=self._max_age), via)
+        return key in await self._run(self._touch, (Row(key, lifetime=self._max_age),), via)
 
     async def delete(self, key: str, via: UnitOfWork | None = None) -> bool:
         """Delete a session; return whether it lived, False also if the connection was lost and it took two attempts."""
-        return bool(await self._run(self._delete, Row(key), via))
+        return bool(await self._run(self._delete, (Row(key),), via))
 
     async def of_principal(self, principal: str) -> list[StoredSession]:
         """Return those of *principal* that live, in no order."""
-        read = PageVerb(self._scope, self._sql.principal_sessions, {"principal": principal}, write=False, shared=False)
-        return self._living((await self._submit(read, (), ordered=False)).values())
+        return self._living(await self._read(self._sql.principal_sessions, {"principal": principal}))
 
     async def delete_principal(self, principal: str, kept: str = NO_KEY, via: UnitOfWork | None = None) -> int:
         """Delete those of *principal* but the one whose key is *kept*; return how many lived."""
         # One statement that looks for the principal, because a key may change while one looks for keys.
         values = {"principal": principal, "kept": kept}
         verb = PageVerb(self._scope, self._sql.delete_principal, values, shared=False)
-        if via is not None:
-            return len(await via.run(verb.step(())))
-        return len(await self._submit(verb, (), ordered=False))
+        return len(await self._run(verb, (), via))
 
     async def all(self) -> AsyncGenerator[StoredSession, None]:
         """Give all that live, in the order of their keys."""
         after: Sequence[str] = (self._scope.path, "")
         while True:
-            read = PageVerb(self._scope, self._sql.walk, self._scope.page(after, BATCH_ROWS), write=False, shared=False)
-            page = [*(await self._submit(read, (), ordered=False)).values()]
+            page = await self._read(self._sql.walk, self._scope.page(after, BATCH_ROWS))
             keys = [row[1] for row in page if row[0] == self._scope.path]  # those of children come after
             if keys:
                 for session in (await self.load(*keys)).values():
@@ -158,9 +155,7 @@ class SessionRows:
 
     async def statistics(self) -> SessionStatistics:
         """Return what the namespace holds."""
-        values = {"end": namespace_end(self._scope.path)}
-        read = PageVerb(self._scope, self._sql.statistics, values, write=False, shared=False)
-        for row in (await self._submit(read, (), ordered=False)).values():
+        for row in await self._read(self._sql.statistics, {"end": namespace_end(self._scope.path)}):
             if row[0] == self._scope.path:
                 rows, expired, principals, size = map(int, row[1:5])
                 return SessionStatistics(rows, expired, principals, size, row[5])
@@ -171,10 +166,14 @@ class SessionRows:
         sessions = (StoredSession(*row) for row in rows)
         return [session for session in sessions if session.now < session.created_at + self._longest]
 
-    def _guarded(self, statement: Any, **values: object) -> StatementVerb:  # noqa: ANN401 - a Statement
+    def _guarded(self, statement: Statement, **values: object) -> StatementVerb:
         return StatementVerb(self._scope, statement, values, shared=False, repeat=Repeat.RECOGNISED)
 
-    async def _run(self, verb: StatementVerb, row: Row, via: UnitOfWork | None) -> Answer:
+    async def _read(self, statement: Statement, values: Mapping[str, object]) -> list[Sequence[Any]]:
+        read = PageVerb(self._scope, statement, values, write=False, shared=False)
+        return [*(await self._submit(read, (), ordered=False)).values()]
+
+    async def _run(self, verb: StatementVerb, rows: Sequence[Row], via: UnitOfWork | None) -> Answer:
         if via is None:
-            return await self._submit(verb, (row,))
-        return verb.answer(await via.run(verb.step((row,))))
+            return await self._submit(verb, rows, ordered=bool(rows))  # without keys there is no order to keep
+        return verb.answer(await via.run(verb.step(rows), self._scope.table))

@@ -106,10 +106,10 @@ class UnitOfWork:
         await self.pool.call(connection.in_turn, connection.lend)
         return connection.driver_connection
 
-    async def run(self, step: Step, table: str = "of the store") -> Sequence[Sequence[Any]]:
+    async def run(self, step: Step, table: str) -> Sequence[Sequence[Any]]:
         """Run a store's *step* in the transaction, taking the connection on the first call; see `PooledConnection`.
 
-        *table* is for the messages of errors.
+        *table* is the store's, for the messages of errors.
 
         Raises:
             SQLStoreError: one of the children that a store would raise, or the transaction is over, or there is none,

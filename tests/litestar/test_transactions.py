@@ -560,7 +560,7 @@ async def test_what_is_done_before_a_commit_is_committed_with_it(site: Site) -> 
 
     async def save(unit: UnitOfWork, start: HTTPResponseStartEvent) -> None:
         happened.append(len(await site.ids()))
-        await unit.run(_store_value(store, f"k{len(happened)}"))
+        await unit.run(_store_value(store, f"k{len(happened)}"), store.table_name)
         MutableScopeHeaders.from_message(start)["X-Saved"] = "yes"
 
     async def note_start(send: Send, message: Message) -> None:
@@ -658,7 +658,7 @@ async def test_nobody_commits_while_there_is_something_to_be_done_before(site: S
     store = plugin.stores["default"]
 
     async def save(unit: UnitOfWork, _: HTTPResponseStartEvent) -> None:
-        await unit.run(_store_value(store, "saved"))
+        await unit.run(_store_value(store, "saved"), store.table_name)
 
     app = Litestar(
         [site.route("/", site.insert), site.route("/idle", _idle)],

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from litestar.stores.base import Store
     from litestar.types import Message
 
-    from ...session_rows import StoredSession
     from .config import SQLSessionConfig
     from .request_session import AnyConnection
 
@@ -37,9 +36,10 @@ class SQLSessionBackend(ServerSideSessionBackend):
     @override
     async def get(self, session_id: str, store: Store) -> bytes | None:
         """Return a session's data, or None; with ``renew_on_access``, move its expiry if it is time."""
-        found = await self._find(session_id, store)
+        rows = self.config.rows_in(store)
+        found = await self.config.find(session_id, rows)
         if found and self.config.renew_on_access and self.config.is_due(found):
-            await self.config.rows_in(store).touch(found.key)
+            await rows.touch(found.key)
         return found.data if found else None
 
     @override
@@ -47,7 +47,7 @@ class SQLSessionBackend(ServerSideSessionBackend):
         """Replace a session's data, whatever it is; one that is not there begins."""
         rows = self.config.rows_in(store)
         for _ in range(_ATTEMPTS):
-            found = await self._find(session_id, store)
+            found = await self.config.find(session_id, rows)
             if found is None:
                 done = await rows.add(self.config.keys_of(session_id)[0], data, None)
             else:
@@ -74,11 +74,6 @@ class SQLSessionBackend(ServerSideSessionBackend):
     async def delete_expired(self, store: Store) -> int:
         """Delete the rows of sessions that have expired, and return how many."""
         return await self.config.checked(store).delete_expired()
-
-    async def _find(self, session_id: str, store: Store) -> StoredSession | None:
-        keys = self.config.keys_of(session_id)
-        found = await self.config.rows_in(store).load(*keys)
-        return next((found[key] for key in keys if key in found), None)
 
     # By connection
 

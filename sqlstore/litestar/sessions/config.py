@@ -173,6 +173,12 @@ class SQLSessionConfig(ServerSideSessionConfig):
             return [digest]
         return [digest, plain] if self.hash_ids else [plain, digest]
 
+    async def find(self, session_id: str, rows: SessionRows) -> StoredSession | None:
+        """Return the session with that id, if it lives. Raises what a store's verbs raise."""
+        keys = self.keys_of(session_id)
+        found = await rows.load(*keys)
+        return next((found[key] for key in keys if key in found), None)
+
     def remaining(self, stored: StoredSession, elapsed: float = 0.0) -> float:
         """Return for how many seconds a session lives if its expiry is moved *elapsed* seconds after it was read."""
         if self.longest is None:

@@ -173,10 +173,9 @@ class RequestSession:
         return None
 
     async def _find(self, session_id: str) -> StoredSession | None:
-        keys = self._config.keys_of(session_id)
-        found = await self._rows.load(*keys)
+        found = await self._config.find(session_id, self._rows)
         self._stored_since = self._loop.time()
-        return next((found[key] for key in keys if key in found), None)
+        return found
 
     # What a handler asks for
 
