@@ -111,7 +111,7 @@ async def test_a_server_that_cannot_be_used_is_an_error_at_once(make_store: Make
     """The message leads to the settings."""
     store = make_store()
     store.config.pool_config.update(wrong)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         with pytest.raises(UnavailableError, match="check pool_config"):
             await store.get(KEY)
         with pytest.raises(UnavailableError, match="check pool_config"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [
     # A warning in a peer's code is not ours to fail for; as an error it even blocks the pool of one of them.
     pytest.mark.filterwarnings("default"),
-    pytest.mark.timeout(300),  # five servers start, and 27 contenders
+    pytest.mark.timeout(900),  # five servers start, and 27 contenders
 ]
 
 PLAN = measure.Plan(

@@ -155,7 +155,7 @@ def connections(adapter: Adapter, database: str, request: pytest.FixtureRequest)
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait until *condition* holds: what happens soon, but not at once."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:

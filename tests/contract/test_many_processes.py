@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Store = BaseSQLSpecStore[Any]
 
-PROCESSES, TASKS, ROUNDS = 3, 32, 6
+PROCESSES, TASKS, ROUNDS = 3, 16, 6
 KEYS = [f"k{number:02}" for number in range(100)]
 COUNTERS = ("n0", "n1", "n2")
 COMPARED = ("c0", "c1", "c2", "c3")

@@ -83,7 +83,7 @@ async def test_any_cookie_is_answered(store: AnyStore, hash_ids: Any, planted: s
     app = application(store, config=SQLSessionConfig(hash_ids=hash_ids))
     async with running(app) as client:
         for _ in range(2):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await client.get("/", headers={"Cookie": f"session={planted}"})).json() == {}
         answers = await asyncio.gather(*(client.get("/", headers={"Cookie": f"session={planted}"}) for _ in range(5)))
         assert {answer.status_code for answer in answers} == {200}

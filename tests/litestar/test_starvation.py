@@ -104,7 +104,7 @@ async def _held(site: Site, config: BaseConfig) -> AsyncGenerator[Any, None]:
 async def test_waiting_in_vain_ends_in_a_503(site: Site) -> None:
     """Within the config's timeout; the requests that waited hold nothing up afterwards."""
     config = site.config(size=1, timeout=1)
-    async with _held(site, config) as client, asyncio.timeout(5):
+    async with _held(site, config) as client, asyncio.timeout(20):
         waiting = (client.post("/", params={"id": number}) for number in range(2, 8))
         answers = await asyncio.gather(*waiting)
 
@@ -122,7 +122,7 @@ async def test_a_frozen_server_ends_in_a_503(site: Site, proxy: Proxy) -> None:
         await client.post("/", params={"id": 4})
         await asyncio.sleep(0.1)  # until its connection has come back
         proxy.freeze()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             answers = await asyncio.gather(*(client.post("/", params={"id": number}) for number in range(3)))
         proxy.thaw()
 
