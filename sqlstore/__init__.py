@@ -3,13 +3,14 @@
 Import the driver's pair from its adapter: ``from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore``.
 """
 
-from .config import BaseConfig, ExtensionConfig, LitestarOptions
+from .config import BaseConfig, ExtensionConfig, LitestarOptions, MigrationOptions
 from .exceptions import (
     CommitError,
     ConnectionLostError,
     ContentionError,
     CounterError,
     ForeignKeyViolationError,
+    MigrationError,
     NotFoundError,
     OutcomeUnknownError,
     ReadOnlyError,
@@ -20,6 +21,7 @@ from .exceptions import (
     UniqueViolationError,
     ValueTooLargeError,
 )
+from .migrator import Migrator
 from .store import BaseSQLSpecStore, Versioned
 
 __all__ = (
@@ -32,6 +34,9 @@ __all__ = (
     "ExtensionConfig",
     "ForeignKeyViolationError",
     "LitestarOptions",
+    "MigrationError",
+    "MigrationOptions",
+    "Migrator",
     "NotFoundError",
     "OutcomeUnknownError",
     "ReadOnlyError",

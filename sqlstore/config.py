@@ -13,6 +13,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar, get_args
 
 from .database_session import session_of
@@ -28,6 +29,7 @@ from .exceptions import (
     UniqueViolationError,
     ValueTooLargeError,
 )
+from .names import validate_table_name
 from .pool import TransactionMode
 from .unit_of_work import UnitOfWork, entered
 
@@ -42,6 +44,7 @@ __all__ = (
     "BaseConfig",
     "ExtensionConfig",
     "LitestarOptions",
+    "MigrationOptions",
     "PerLoop",
     "ServerConfig",
     "refuse_unknown",
@@ -50,6 +53,8 @@ __all__ = (
 
 
 PoolT = TypeVar("PoolT")
+
+DEFAULT_TABLE = "litestar_session"
 
 UNITS = "sqlstore_units"
 """Where a request's state has its units of work."""
@@ -62,7 +67,7 @@ _TOLD_APART: dict[type[SQLStoreError], str] = {
     UniqueViolationError: "another row has this value already",
 }
 _ADVICE: dict[type[SQLStoreError], str] = {
-    TableMissingError: "table {table} does not exist: await store.create_table()",
+    TableMissingError: "table {table} does not exist: await store.create_table(), or run sqlstore upgrade",
     TableMismatchError: "table {table} was not made by the bundled migrations: choose another session_table",
     ReadOnlyError: "the database takes no writes: check file permissions and grants, or use the primary server",
     ContentionError: "other transactions were in the way, and nothing was changed",
@@ -115,11 +120,22 @@ class LitestarOptions(TransactionOptions, total=False):
     """Seconds from one background pruning to the next, on average; 900 if not given, 0 for never."""
 
 
+class MigrationOptions(TypedDict, total=False):
+    """All options of ``extension_config["migrations"]``."""
+
+    script_location: str | os.PathLike[str]
+    """The folder of the application's own migrations, relative to the working directory; none if not given."""
+    version_table: str
+    """The table of the versions that were applied; ``sqlstore_migrations`` if not given."""
+
+
 class ExtensionConfig(TypedDict, total=False):
-    """Options by the framework they are for."""
+    """Options by what they are for."""
 
     litestar: LitestarOptions
     """See `LitestarOptions`."""
+    migrations: MigrationOptions
+    """See `MigrationOptions`."""
 
 
 class BaseConfig(ABC):
@@ -150,6 +166,12 @@ class BaseConfig(ABC):
         refuse_unknown("extension_config", self.extension_config, ExtensionConfig.__annotations__)
         self.litestar_options: LitestarOptions = self.extension_config.get("litestar", {})
         refuse_unknown('extension_config["litestar"]', self.litestar_options, LitestarOptions.__annotations__)
+        self.session_table = self.litestar_options.get("session_table", DEFAULT_TABLE)
+        migrations = self.extension_config.get("migrations", {})
+        refuse_unknown('extension_config["migrations"]', migrations, MigrationOptions.__annotations__)
+        location = migrations.get("script_location")
+        self.script_location = None if location is None else Path(location)
+        self.version_table = validate_table_name(migrations.get("version_table", "sqlstore_migrations"), self.dialect)
         self.timeout = _timeout(self.litestar_options.get("timeout", 10.0))
         self.renew_after = _renew_after(self.litestar_options.get("renew_after", 0.0))
         self.bind_key = self.litestar_options.get("bind_key", "default")

@@ -12,6 +12,7 @@ __all__ = (
     "ContentionError",
     "CounterError",
     "ForeignKeyViolationError",
+    "MigrationError",
     "NotFoundError",
     "OutcomeUnknownError",
     "ReadOnlyError",
@@ -57,6 +58,16 @@ class TableMissingError(SQLStoreError):
 
 class TableMismatchError(SQLStoreError):
     """A table of that name exists and is not the one that the bundled migrations make."""
+
+
+class MigrationError(SQLStoreError):
+    """A migration cannot be run, or was refused by the database; the message says how to go on."""
+
+    def __init__(self, message: str, *, file: str | None = None, line: int | None = None) -> None:
+        """Describe what is wrong in *file*, in the statement that begins on *line*; None if it is about none."""
+        super().__init__(message)
+        self.file = file
+        self.line = line
 
 
 class ValueTooLargeError(SQLStoreError, ValueError):

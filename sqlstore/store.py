@@ -43,8 +43,6 @@ __all__ = ("BaseSQLSpecStore", "Versioned")
 
 ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 
-DEFAULT_TABLE = "litestar_session"
-
 
 LARGEST_BATCH = 10_000
 """What `BaseSQLSpecStore.delete_expired` deletes at once, at most: SQLite takes 32,766 parameters a statement."""
@@ -424,7 +422,7 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
     # For authors of subclasses
 
     def _get_table_name_from_config(self) -> str:
-        name = self._config.litestar_options.get("session_table", DEFAULT_TABLE)
+        name = self._config.session_table
         self._validate_table_name(name)
         return name
 

@@ -701,6 +701,15 @@ def skip_or_fail(name: str, msg: str) -> NoReturn:
     pytest.skip(msg)
 
 
+def find_client(database: str) -> list[str]:
+    """Return the command that runs the database's own client; else skip or fail."""
+    name = {"postgresql": "psql", "sqlite": "sqlite3"}.get(database, database)
+    # MariaDB has a client of that name, too.
+    if name == "mysql" and (TREES / "mysql/usr/bin/mysql").exists():
+        return shlex.split(in_tree("mysql", "usr/bin/mysql"))
+    return [shutil.which(name) or skip_or_fail(database, f"no {name} in PATH: make services")]
+
+
 def find_browser() -> str:
     """Return where Chromium is, and note it; else skip or fail."""
     found = shutil.which(BROWSER)

@@ -141,7 +141,7 @@ class _PooledConnection(StoreConnection):
         self._connection = connection
         self._begin = _begin(settings, "LOCAL")
         self._lent: tuple[int, datetime] | None = None
-        self._in_migration = False
+        self._in_transaction = False
 
     @property
     @override
@@ -150,9 +150,12 @@ class _PooledConnection(StoreConnection):
 
     @override
     async def run(self, steps: Sequence[Step], *, atomic: bool = True) -> list[Sequence[Sequence[Any]]]:
-        if not steps[0].parameters:  # a migration, which begins and ends its own transaction
-            self._in_migration = steps[0] != _COMMIT
-        if self._in_migration or not steps[0].parameters:
+        text = steps[0].text
+        if not steps[0].parameters:  # a migration, which begins and ends its own transactions
+            self._in_transaction = text not in {_COMMIT.text, _ROLLBACK.text} and (
+                self._in_transaction or text.startswith("BEGIN")
+            )
+        if self._in_transaction or not steps[0].parameters:
             return await self._connection.run(steps, atomic=False)
         try:
             _, [(pid, began)] = await self._connection.run([self._begin, _WHOSE], atomic=False)

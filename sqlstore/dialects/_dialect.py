@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ("Dialect", "Row", "Statement", "Step")
+    from ._examination import Examination
+
+__all__ = ("Dialect", "Row", "Script", "Statement", "Step")
 
 
 class Row(NamedTuple):
@@ -94,6 +96,29 @@ class Statement:
         return parameters
 
 
+def _always(_: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """How the database's own client tells the statements of a file apart: regular expressions, empty for nothing."""
+
+    comment: str
+    quoted: str
+    """What a ``;`` ends no statement in: strings, quoted names. One that is never closed goes on to the end."""
+    block: str = ""
+    """What begins a statement that has ``;`` inside, and that only a line ``/`` ends, as it ends any other."""
+    directive: str = ""
+    """A line that says what ends a statement from here on, in its second word."""
+    is_complete: Callable[[str], bool] = _always
+    """Whether what ends with a ``;`` is a whole statement."""
+    not_in_transaction: str = ""
+    """What begins a statement that would end the transaction of its file, or does nothing in it."""
+    stop: str = ""
+    """The line that makes the client stop at the first error, where it does not do that by itself."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """The SQL of one database. ``{table}`` stands for the table, see `for_table`.
@@ -158,13 +183,38 @@ class Dialect:
     statistics: Statement
     """By namespace: that, its rows, those that have expired, its principals, bytes of data, first created_at."""
 
+    tables: str
+    """The tables of the current schema, in order: name, and the statement that reads all of it."""
     columns: Statement
-    """The names of *table*'s columns; no row if there is no such table."""
-    indexes: Statement | None = None
-    """The names of its indexes, where each statement of a migration commits by itself, whoever else does the same."""
-    migration_begin: tuple[str, ...]
-    """Open a transaction that only one process can be in, whatever table it is about; nothing where there is none."""
-    migration_commit: str
+    """Of *table*, its columns: name, type, whether NULL is refused, whether there is a default. None: no such table."""
+    indexes: Statement
+    """And its indexes: name (NULL for the primary key's), whether unique, definition."""
+
+    script: Script
+    transactional_ddl: bool
+    """A migration is one transaction; otherwise each of its statements commits by itself."""
+    migration_settings: tuple[str, ...] = ()
+    """For the connection, outside of a transaction: a migration waits for locks for longer than a store."""
+    lock_begin: tuple[str, ...] = ()
+    """Open the transaction that holds the lock, which only one process at a time has."""
+    lock: Statement | None = None
+    """Answers something true if the lock is free and taken, and does not wait for it; None if *lock_begin* takes it."""
+    lock_settings: tuple[str, ...] = ()
+    """For the rest of the transaction that holds the lock."""
+    lock_in_history: bool = False
+    """It is a row of the history, so that there is none as long as there is no history."""
+    lock_end: str
+    """Gives it back; where DDL is transactional, and undoes all since *lock_begin*. ``COMMIT`` keeps it instead."""
+    history: Statement
+    """By version: that, name, checksum, epoch seconds of when it was applied, seconds that it took or NULL, and where
+    it stopped or NULL. The *table* of this and the next ones is that of the history."""
+    record: Statement
+    """Add a version to the history."""
+    mark: Statement
+    """Change when and for how long a version was applied, and where it is."""
+    forget: Statement
+    recorded: Statement
+    """Rows of it that are not the *lock*: one is enough."""
 
     one_writer: bool = False
     """A connection that has written keeps all others from writing until its transaction ends."""
@@ -174,6 +224,11 @@ class Dialect:
     """What begins one: with that isolation level (None is the database's default), and only for reads."""
     release_savepoint: str = "RELEASE SAVEPOINT"
     """Empty where there is no such statement."""
+
+    grants: str
+    """SQL that gives a *role* what it needs of *table*, in the *schema*, and nothing else."""
+    examination: Examination
+    """What the doctor asks."""
 
     def for_table(self, table: str) -> Dialect:
         """Return this dialect with *table*, a validated name, in every statement."""

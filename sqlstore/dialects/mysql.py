@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._dialect import Dialect, Statement
+from ._dialect import Dialect, Script, Statement
+from ._examination import Examination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,11 +96,68 @@ SELECT {_KEY}, data, version, CONVERT(principal USING utf8mb4),
 _OF_PRINCIPAL = f"namespace = %s\n   AND principal = %s\n   AND {_LIVE}"
 _SESSION_EXPIRY = f"LEAST({_EXPIRY}, created_at + INTERVAL %s SECOND)"
 
+_OF_TABLE = """table_schema = IF(LOCATE('.', %s), SUBSTRING_INDEX(%s, '.', 1), DATABASE())
+   AND table_name = SUBSTRING_INDEX(%s, '.', -1)"""
+
 
 def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: FBT001 - see Dialect
     level = (f"SET TRANSACTION ISOLATION LEVEL {isolation_level}",) if isolation_level else ()
     return (*level, f"START TRANSACTION{' READ ONLY' if read_only else ''}")
 
+
+_EXAMINATION = Examination(
+    server=Statement(
+        f"""
+SELECT CONCAT(IF(LOCATE('MariaDB', VERSION()), 'MariaDB ', 'MySQL '), SUBSTRING_INDEX(VERSION(), '-', 1)),
+       IF(@@time_zone = 'SYSTEM', @@system_time_zone, @@time_zone), {_epoch(_NOW)}, @@max_connections""",
+        (),
+    ),
+    role=Statement(
+        """
+SELECT CURRENT_USER(),
+       EXISTS(SELECT 1
+                FROM information_schema.user_privileges
+               WHERE grantee = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')
+                 AND privilege_type = 'SUPER')""",
+        (),
+    ),
+    comparison=Statement(
+        f"""
+SELECT column_name, IFNULL(collation_name, 'binary')
+  FROM information_schema.columns
+ WHERE {_OF_TABLE}
+   AND column_name IN ('namespace', 'session_id', 'principal')
+ ORDER BY ordinal_position""",
+        ("table",) * 3,
+    ),
+    bytewise=frozenset({"binary"}),
+    # A server without a binary log has nothing to sync.
+    durability=Statement(
+        """
+SELECT 'innodb_flush_log_at_trx_commit', CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS CHAR)
+ UNION ALL
+SELECT 'innodb_doublewrite', CAST(@@GLOBAL.innodb_doublewrite AS CHAR)
+ UNION ALL
+SELECT 'sync_binlog', IF(@@GLOBAL.log_bin, CAST(@@GLOBAL.sync_binlog AS CHAR), '1')""",
+        (),
+    ),
+    durable={
+        "innodb_flush_log_at_trx_commit": ("1",),
+        "innodb_doublewrite": ("ON", "1", "DETECT_AND_RECOVER", "fast"),
+        "sync_binlog": ("1",),
+    },
+    durable_fix="set {name} = {value} in the server's configuration",
+    # As of the last day: MySQL remembers it, see information_schema_stats_expiry.
+    bloat=Statement(
+        f"""
+SELECT data_free, data_length + index_length,
+       CONCAT(data_free, ' bytes free, ', data_length + index_length, ' used')
+  FROM information_schema.tables
+ WHERE {_OF_TABLE}""",
+        ("table",) * 3,
+    ),
+    bloat_fix="OPTIMIZE TABLE {table}, when little is written",
+)
 
 MYSQL = Dialect(
     name="mysql",
@@ -361,18 +419,81 @@ SELECT CONVERT(namespace USING utf8mb4), COUNT(*), COUNT(IF({_EXPIRED}, 1, NULL)
  ORDER BY namespace""",
         ("namespace", "end"),
     ),
+    tables="""
+SELECT table_name AS name, CONCAT('SELECT * FROM `', REPLACE(table_name, '`', '``'), '`') AS query
+  FROM information_schema.tables
+ WHERE table_schema = DATABASE()
+   AND table_type = 'BASE TABLE'
+ ORDER BY table_name""",
+    # MariaDB says bigint(20), and of no default that it is 'NULL'.
     columns=Statement(
-        """
-SELECT column_name
+        f"""
+SELECT column_name, REPLACE(column_type, 'bigint(20)', 'bigint'), is_nullable = 'NO',
+       NULLIF(column_default, 'NULL') IS NOT NULL OR extra REGEXP 'auto_increment|GENERATED'
   FROM information_schema.columns
- WHERE table_schema = IF(LOCATE('.', %s), SUBSTRING_INDEX(%s, '.', 1), DATABASE())
-   AND table_name = SUBSTRING_INDEX(%s, '.', -1)""",
-        ("table", "table", "table"),
+ WHERE {_OF_TABLE}
+ ORDER BY ordinal_position""",
+        ("table",) * 3,
     ),
-    # A transaction would end with the first DDL. The lock ends with its connection, too; to wait for it in vain is no
-    # error, hence longer than anybody waits.
-    migration_begin=("DO GET_LOCK('sqlstore', 3600)",),
-    migration_commit="DO RELEASE_LOCK('sqlstore')",
+    indexes=Statement(
+        f"""
+SELECT NULLIF(index_name, 'PRIMARY'), NOT non_unique,
+       CONCAT('(', GROUP_CONCAT(column_name, IFNULL(CONCAT('(', sub_part, ')'), '') ORDER BY seq_in_index
+                                SEPARATOR ', '), ')')
+  FROM information_schema.statistics
+ WHERE {_OF_TABLE}
+ GROUP BY index_name, non_unique
+ ORDER BY index_name""",
+        ("table",) * 3,
+    ),
+    script=Script(
+        # Not what looks like a comment, and is for servers of some versions.
+        comment=r"#[^\n]*|--(?=\s|\Z)[^\n]*|/\*(?!M?!).*?(?:\*/|\Z)",
+        quoted=r"""'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|`[^`]*(?:`|\Z)""",
+        directive=r"^[ \t]*(?i:DELIMITER)[ \t]+\S+[ \t]*$",
+    ),
+    # Each transaction ends with the first DDL in it. A store's own timeouts are too short for a table in use.
+    transactional_ddl=False,
+    migration_settings=("SET SESSION lock_wait_timeout = 60, innodb_lock_wait_timeout = 60",),
+    # It ends with its connection, too.
+    lock=Statement("SELECT GET_LOCK(%s, 0)", ("lock",)),
+    lock_end="DO RELEASE_ALL_LOCKS()",
+    history=Statement(
+        f"""
+SELECT version, name, checksum, {_epoch("applied_at")}, duration, running
+  FROM {{table}}
+ WHERE source = %s
+ ORDER BY version""",
+        ("source",),
+    ),
+    record=Statement(
+        f"""
+INSERT INTO {{table}} (source, version, name, checksum, applied_at, duration, running)
+VALUES (%s, %s, %s, %s, {_NOW}, %s, %s)""",
+        ("source", "version", "name", "checksum", "duration", "running"),
+    ),
+    mark=Statement(
+        f"""
+UPDATE {{table}}
+   SET applied_at = {_NOW},
+       duration = %s,
+       running = %s
+ WHERE source = %s
+   AND version = %s""",
+        ("duration", "running", "source", "version"),
+    ),
+    forget=Statement(
+        """
+DELETE FROM {table}
+ WHERE source = %s
+   AND version = %s""",
+        ("source", "version"),
+    ),
+    recorded=Statement("SELECT version FROM {table} WHERE source <> %s", ("lock",)),
     isolation_levels=frozenset({"READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}),
     begin=_begin,
+    grants="""
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};
+""",
+    examination=_EXAMINATION,
 )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._dialect import Dialect, Statement
+from ._dialect import Dialect, Script, Statement
+from ._examination import Examination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,48 @@ def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # no
         return ("SET TRANSACTION READ ONLY",)
     return (f"SET TRANSACTION ISOLATION LEVEL {isolation_level}",) if isolation_level else ()
 
+
+_EXAMINATION = Examination(
+    server=Statement(
+        f"""
+SELECT banner, SESSIONTIMEZONE, {_epoch(_NOW)}, NULL
+  FROM v$version
+ WHERE ROWNUM = 1""",
+        (),
+    ),
+    role=Statement(
+        """
+SELECT SYS_CONTEXT('USERENV', 'SESSION_USER'),
+       (SELECT COUNT(*)
+          FROM session_roles
+         WHERE role = 'DBA')
+  FROM dual""",
+        (),
+    ),
+    comparison=Statement(
+        """
+SELECT parameter, value
+  FROM nls_session_parameters
+ WHERE parameter IN ('NLS_COMP', 'NLS_SORT')
+ ORDER BY parameter""",
+        (),
+    ),
+    bytewise=frozenset({"BINARY"}),
+    # What a session begins with, and not the store's own setting: the application's transactions have it.
+    durability=Statement(
+        """
+SELECT name, NVL(value, 'the default')
+  FROM v$system_parameter
+ WHERE name IN ('commit_logging', 'commit_wait')
+ ORDER BY name""",
+        (),
+    ),
+    durable={
+        "commit_logging": ("IMMEDIATE", "BATCH", "the default"),
+        "commit_wait": ("WAIT", "FORCE_WAIT", "the default"),
+    },
+    durable_fix="ALTER SYSTEM SET {name} = {value}",
+)
 
 ORACLE = Dialect(
     name="oracle",
@@ -412,26 +455,102 @@ SELECT stored.namespace, COUNT(*), COUNT(CASE WHEN {_EXPIRED} THEN 1 END), COUNT
  ORDER BY stored.namespace""",
         ("namespace", "end"),
     ),
+    tables="""
+SELECT table_name,
+       CASE WHEN REGEXP_LIKE(table_name, '^[A-Z][A-Z0-9_]*$')
+            THEN 'SELECT * FROM ' || table_name
+            ELSE 'SELECT * FROM "' || table_name || '"'
+       END
+  FROM user_tables
+ ORDER BY table_name""",
+    # By itself, because the default is a LONG, which stands in no expression.
     columns=Statement(
         f"""
-SELECT LOWER(column_name)
+SELECT LOWER(column_name),
+       LOWER(data_type)
+       || CASE char_used WHEN 'B' THEN '(' || char_length || ' byte)' WHEN 'C' THEN '(' || char_length || ' char)' END
+       || CASE WHEN data_precision IS NOT NULL THEN '(' || data_precision || ', ' || data_scale || ')' END,
+       CASE nullable WHEN 'N' THEN 1 ELSE 0 END, data_default
   FROM all_tab_columns
  WHERE owner = {_SCHEMA}
    AND table_name = {_TABLE}""",
         ("table",) * 4,
     ),
+    # A unique index over the key does what the primary key does, whatever it is called. That of a LOB is unique, too.
     indexes=Statement(
         f"""
-SELECT LOWER(index_name)
-  FROM all_indexes
- WHERE table_owner = {_SCHEMA}
-   AND table_name = {_TABLE}""",
+SELECT CASE WHEN uniqueness = 'NONUNIQUE' OR parts <> 'namespace, session_id' THEN LOWER(index_name) END,
+       CASE uniqueness WHEN 'UNIQUE' THEN 1 ELSE 0 END, '(' || parts || ')'
+  FROM (SELECT ind.index_name, ind.uniqueness,
+               MAX(CASE column_position WHEN 1 THEN LOWER(column_name) END)
+               || MAX(CASE column_position WHEN 2 THEN ', ' || LOWER(column_name) END)
+               || MAX(CASE column_position WHEN 3 THEN ', and more' END) AS parts
+          FROM all_indexes ind
+          JOIN all_ind_columns col ON col.index_owner = ind.owner AND col.index_name = ind.index_name
+         WHERE ind.table_owner = {_SCHEMA}
+           AND ind.table_name = {_TABLE}
+           AND ind.index_type <> 'LOB'
+         GROUP BY ind.owner, ind.index_name, ind.uniqueness) ours""",
         ("table",) * 4,
     ),
-    # Each statement commits by itself, and an ordinary user has no lock that is not a row's.
-    migration_begin=(),
-    migration_commit="COMMIT",
+    script=Script(
+        comment=r"--[^\n]*|/\*.*?(?:\*/|\Z)",
+        quoted=r"""[nN]?[qQ]'(?:\[.*?\]|\{.*?\}|\(.*?\)|<.*?>|(?P<quote>\S).*?(?P=quote))'"""
+        r"""|'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)""",
+        block=r"""(?:BEGIN|DECLARE|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:NON)?EDITIONABLE\s+)?"""
+        r"""(?:FUNCTION|PROCEDURE|PACKAGE|TRIGGER|TYPE))\b""",
+        stop="WHENEVER SQLERROR EXIT FAILURE ROLLBACK",
+    ),
+    transactional_ddl=False,
+    # An ordinary user has no lock that is not a row's, and DDL gives it back.
+    lock=Statement(
+        """
+SELECT 1
+  FROM {table}
+ WHERE source = :1
+   FOR UPDATE NOWAIT""",
+        ("lock",),
+    ),
+    lock_in_history=True,
+    lock_end="ROLLBACK",
+    history=Statement(
+        f"""
+SELECT stored.version, stored.name, stored.checksum, {_epoch("stored.applied_at")}, stored.duration, stored.running
+  FROM {{table}} stored
+ WHERE stored.source = :1
+ ORDER BY stored.version""",
+        ("source",),
+    ),
+    record=Statement(
+        f"""
+INSERT INTO {{table}} (source, version, name, checksum, applied_at, duration, running)
+VALUES (:1, :2, :3, :4, {_NOW}, :5, :6)""",
+        ("source", "version", "name", "checksum", "duration", "running"),
+    ),
+    mark=Statement(
+        f"""
+UPDATE {{table}}
+   SET applied_at = {_NOW},
+       duration = :1,
+       running = :2
+ WHERE source = :3
+   AND version = :4""",
+        ("duration", "running", "source", "version"),
+    ),
+    forget=Statement(
+        """
+DELETE FROM {table}
+ WHERE source = :1
+   AND version = :2""",
+        ("source", "version"),
+    ),
+    recorded=Statement("SELECT version FROM {table} WHERE source <> :1", ("lock",)),
     isolation_levels=frozenset({"READ COMMITTED", "SERIALIZABLE"}),
     begin=_begin,
     release_savepoint="",
+    grants="""
+-- {role} also needs CREATE SESSION, and names the table with the schema that it is in.
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};
+""",
+    examination=_EXAMINATION,
 )

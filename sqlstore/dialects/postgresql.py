@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._dialect import Dialect, Statement
+from ._dialect import Dialect, Script, Statement
+from ._examination import Examination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +78,77 @@ def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # no
     level = f" ISOLATION LEVEL {isolation_level}" if isolation_level else ""
     return (f"BEGIN{level}{' READ ONLY' if read_only else ''}",)
 
+
+# Each with a parameter, because a text without one is not expected to answer.
+_EXAMINATION = Examination(
+    server=Statement(
+        """
+SELECT 'PostgreSQL ' || current_setting('server_version'), current_setting('TimeZone'),
+       date_part('epoch', clock_timestamp()),
+       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+ WHERE $1 <> ''""",
+        ("table",),
+    ),
+    role=Statement(
+        """
+SELECT rolname, rolsuper
+  FROM pg_roles
+ WHERE rolname = current_user
+   AND $1 <> ''""",
+        ("table",),
+    ),
+    comparison=Statement(
+        """
+SELECT attname, collname
+  FROM pg_attribute
+  JOIN pg_collation ON pg_collation.oid = attcollation
+ WHERE attrelid = to_regclass($1)
+   AND attname IN ('namespace', 'session_id', 'principal')
+ ORDER BY attnum""",
+        ("table",),
+    ),
+    bytewise=frozenset({"C", "POSIX", "ucs_basic"}),
+    # What a connection begins with, and not the store's own setting: the application's transactions have it.
+    durability=Statement(
+        """
+SELECT name, reset_val
+  FROM pg_settings
+ WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')
+   AND $1 <> ''
+ ORDER BY name""",
+        ("table",),
+    ),
+    durable={
+        "fsync": ("on",),
+        "full_page_writes": ("on",),
+        "synchronous_commit": ("on", "remote_apply", "remote_write", "local"),
+    },
+    durable_fix="ALTER SYSTEM SET {name} = {value}, and look for it in ALTER ROLE and ALTER DATABASE",
+    bloat=Statement(
+        """
+SELECT n_dead_tup, n_live_tup,
+       format('%s dead rows, %s live ones, last vacuumed: %s', n_dead_tup, n_live_tup,
+              coalesce(greatest(last_vacuum, last_autovacuum)::timestamptz(0)::text, 'never'))
+  FROM pg_stat_all_tables
+ WHERE relid = to_regclass($1)""",
+        ("table",),
+    ),
+    bloat_least=1000,
+    bloat_fix="VACUUM {table}, and find what keeps autovacuum away: a transaction that was left open, or its settings",
+)
+
+_FLAT = r"/\*(?:(?!/\*|\*/).)*(?:\*/|\Z)"
+_NESTED = rf"/\*(?:(?!/\*|\*/).|{_FLAT})*(?:\*/|\Z)"  # comments nest, here to a depth of 3
+_SCRIPT = Script(
+    comment=rf"--[^\n]*|/\*(?:(?!/\*|\*/).|{_NESTED})*(?:\*/|\Z)",
+    quoted=r"""[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)|'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)"""
+    r"""|(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)""",
+    not_in_transaction=(
+        r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION"
+        r"|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO))\b"
+    ),
+    stop="\\set ON_ERROR_STOP on",
+)
 
 POSTGRESQL = Dialect(
     name="postgresql",
@@ -272,24 +344,100 @@ SELECT stored.namespace, count(*), count(*) FILTER (WHERE {_EXPIRED}), count(DIS
  ORDER BY stored.namespace""",
         ("namespace", "end"),
     ),
+    tables="""
+SELECT relname, 'SELECT * FROM ' || quote_ident(relname)
+  FROM pg_class
+ WHERE relnamespace = current_schema()::regnamespace
+   AND relkind IN ('r', 'p')
+   AND NOT relispartition
+ ORDER BY relname""",
     columns=Statement(
         """
-SELECT attname
+SELECT attname, concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE "' || collname || '"'),
+       attnotnull, atthasdef OR attidentity <> ''
   FROM pg_attribute
+  LEFT JOIN pg_collation ON pg_collation.oid = attcollation
  WHERE attrelid = to_regclass($1)
    AND attnum > 0
-   AND NOT attisdropped""",
+   AND NOT attisdropped
+ ORDER BY attnum""",
         ("table",),
     ),
-    # Concurrent CREATE TABLE raises unique violations in the catalogue even with IF NOT EXISTS. The store's own
-    # short timeouts do not apply to somebody waiting for another process to finish its migration.
-    migration_begin=(
-        "BEGIN",
+    # Storage parameters are a matter of taste.
+    indexes=Statement(
+        """
+SELECT CASE WHEN NOT indisprimary THEN relname END, indisunique OR indisexclusion,
+       concat_ws(' ', regexp_replace(pg_get_indexdef(indexrelid), '^.* USING | WITH \\([^)]*\\)', '', 'g'),
+                 CASE WHEN NOT indimmediate THEN 'DEFERRABLE' END, CASE WHEN NOT indisvalid THEN 'INVALID' END)
+  FROM pg_index
+  JOIN pg_class ON pg_class.oid = indexrelid
+ WHERE indrelid = to_regclass($1)
+ ORDER BY relname""",
+        ("table",),
+    ),
+    script=_SCRIPT,
+    transactional_ddl=True,
+    # The store's own short timeouts do not apply to a migration. A pooler's connection has not got them, and would
+    # keep these.
+    migration_settings=(
+        """
+SELECT set_config('lock_timeout', '60s', false), set_config('statement_timeout', '0', false),
+       set_config('enable_seqscan', 'on', false), set_config('enable_bitmapscan', 'on', false),
+       set_config('plan_cache_mode', 'auto', false)
+ WHERE current_setting('plan_cache_mode') = 'force_custom_plan'""",
+    ),
+    # Concurrent CREATE TABLE raises unique violations in the catalogue even with IF NOT EXISTS.
+    lock_begin=("BEGIN ISOLATION LEVEL READ COMMITTED",),
+    # A statement that waits would hold a snapshot, for which CREATE INDEX CONCURRENTLY waits.
+    lock=Statement("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", ("lock",)),
+    # Needed after the lock: a query that has been answered holds its snapshot until there is another statement, and
+    # these take none.
+    lock_settings=(
         "SET LOCAL lock_timeout = '60s'",
         "SET LOCAL statement_timeout = 0",
-        "SELECT pg_advisory_xact_lock(4539448299655001590)",  # any fixed number: the first bytes of sha256("sqlstore")
+        "SET LOCAL idle_in_transaction_session_timeout = 0",
+        "SET LOCAL enable_seqscan = on",
+        "SET LOCAL enable_bitmapscan = on",
+        "SET LOCAL plan_cache_mode = auto",
     ),
-    migration_commit="COMMIT",
+    lock_end="ROLLBACK",
+    history=Statement(
+        """
+SELECT version, name, checksum, date_part('epoch', applied_at), duration, running
+  FROM {table}
+ WHERE source = $1
+ ORDER BY version""",
+        ("source",),
+    ),
+    record=Statement(
+        f"""
+INSERT INTO {{table}} (source, version, name, checksum, applied_at, duration, running)
+VALUES ($1, $2, $3, $4, {_NOW}, $5, $6)""",
+        ("source", "version", "name", "checksum", "duration", "running"),
+    ),
+    mark=Statement(
+        f"""
+UPDATE {{table}}
+   SET applied_at = {_NOW},
+       duration = $1,
+       running = $2
+ WHERE source = $3
+   AND version = $4""",
+        ("duration", "running", "source", "version"),
+    ),
+    forget=Statement(
+        """
+DELETE FROM {table}
+ WHERE source = $1
+   AND version = $2""",
+        ("source", "version"),
+    ),
+    recorded=Statement("SELECT version FROM {table} WHERE source <> $1", ("lock",)),
     isolation_levels=frozenset({"READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"}),
     begin=_begin,
+    grants="""
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};
+""",
+    examination=_EXAMINATION,
 )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._dialect import Dialect, Statement
+from ._dialect import Dialect, Script, Statement
+from ._examination import Examination
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,45 @@ _AMOUNT = "CAST(CAST(excluded.data AS TEXT) AS INTEGER)"
 def _begin(isolation_level: str | None, read_only: bool) -> Sequence[str]:  # noqa: ARG001, FBT001 - see Dialect
     # IMMEDIATE, because a transaction that begins with a read may find at its first write that it is too late.
     return ("BEGIN", "PRAGMA query_only = 1") if read_only else ("BEGIN IMMEDIATE",)
+
+
+_EXAMINATION = Examination(
+    server=Statement("SELECT 'SQLite ' || sqlite_version(), 'UTC', NULL, NULL", ()),
+    role=Statement("SELECT 'the process', FALSE", ()),
+    comparison=Statement(
+        """
+SELECT DISTINCT columns.name, upper(coll)
+  FROM pragma_index_list(?) AS indexes, pragma_index_xinfo(indexes.name) AS columns
+ WHERE columns.name IN ('namespace', 'session_id', 'principal')""",
+        ("table",),
+    ),
+    bytewise=frozenset({"BINARY"}),
+    durability=Statement(
+        """
+SELECT 'journal_mode', journal_mode
+  FROM pragma_journal_mode
+ UNION ALL
+SELECT 'synchronous', CAST(synchronous AS TEXT)
+  FROM pragma_synchronous""",
+        (),
+    ),
+    durable={"journal_mode": ("wal", "delete", "truncate", "persist"), "synchronous": ("2", "3")},
+    durable_fix="give the config pragmas={{'{name}': '{value}'}}",
+    bloat=Statement(
+        """
+SELECT freelist_count * page_size, (page_count - freelist_count) * page_size,
+       printf('%d bytes of the file free, of %d', freelist_count * page_size, page_count * page_size)
+  FROM pragma_freelist_count, pragma_page_count, pragma_page_size""",
+        (),
+    ),
+    bloat_fix="VACUUM the file, while nothing else uses it",
+)
+
+
+def _is_complete(text: str) -> bool:
+    import sqlite3  # noqa: PLC0415 - a driver, which only whoever uses it loads
+
+    return sqlite3.complete_statement(text)  # it knows that a trigger has statements inside
 
 
 SQLITE = Dialect(
@@ -247,15 +287,80 @@ SELECT namespace, count(*), count(*) FILTER (WHERE expires_at <= ?), count(DISTI
  ORDER BY namespace""",
         ("now", "namespace", "end"),
     ),
+    tables="""
+SELECT name, 'SELECT * FROM "' || replace(name, '"', '""') || '"'
+  FROM sqlite_master
+ WHERE type = 'table'
+   AND name NOT LIKE 'sqlite!_%' ESCAPE '!'
+ ORDER BY name""",
     columns=Statement(
         """
-SELECT name
+SELECT name, lower(type), "notnull", dflt_value
   FROM pragma_table_info(?)""",
         ("table",),
     ),
-    migration_begin=("BEGIN IMMEDIATE",),
-    migration_commit="COMMIT",
+    # A key column has the collation that its index has.
+    indexes=Statement(
+        """
+SELECT iif(origin = 'pk', NULL, stored.name), "unique",
+       (SELECT '(' || group_concat(name || iif("desc", ' DESC', '') || ' COLLATE ' || coll, ', ') || ')'
+          FROM pragma_index_xinfo(stored.name)
+         WHERE key)
+       || iif(partial, substr(sql, instr(sql, ' WHERE ')), '')
+  FROM pragma_index_list(?) AS stored
+  LEFT JOIN sqlite_master ON sqlite_master.name = stored.name
+ ORDER BY stored.name""",
+        ("table",),
+    ),
+    script=Script(
+        comment=r"--[^\n]*|/\*.*?(?:\*/|\Z)",
+        quoted=r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)""",
+        is_complete=_is_complete,
+        not_in_transaction=(
+            r"(?:BEGIN|COMMIT|END|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO)|PRAGMA\s+(?:\w+\s*\.\s*)?foreign_keys)\b"
+        ),
+        stop=".bail on",
+    ),
+    transactional_ddl=True,
+    lock_begin=("BEGIN IMMEDIATE",),
+    lock_end="ROLLBACK",
+    history=Statement(
+        """
+SELECT version, name, checksum, applied_at, duration, running
+  FROM {table}
+ WHERE source = ?
+ ORDER BY version""",
+        ("source",),
+    ),
+    record=Statement(
+        """
+INSERT INTO {table} (source, version, name, checksum, applied_at, duration, running)
+VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        ("source", "version", "name", "checksum", "now", "duration", "running"),
+    ),
+    mark=Statement(
+        """
+UPDATE {table}
+   SET applied_at = ?,
+       duration = ?,
+       running = ?
+ WHERE source = ?
+   AND version = ?""",
+        ("now", "duration", "running", "source", "version"),
+    ),
+    forget=Statement(
+        """
+DELETE FROM {table}
+ WHERE source = ?
+   AND version = ?""",
+        ("source", "version"),
+    ),
+    recorded=Statement("SELECT version FROM {table} WHERE source <> ?", ("lock",)),
     one_writer=True,
     isolation_levels=frozenset({"SERIALIZABLE"}),
     begin=_begin,
+    grants="""
+-- SQLite has no roles: who may write the file and its folder needs no more.
+""",
+    examination=_EXAMINATION,
 )

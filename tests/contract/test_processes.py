@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from sqlstore.migrator import Migrator
 
 from . import worker
 
@@ -64,6 +67,33 @@ async def test_many_processes_create_the_table_at_once(
 
     assert errors == []
     assert counted == [b"%d" % PROCESSES] * len(fresh_databases)
+
+
+async def test_each_version_is_applied_by_one_process(
+    adapter: Adapter,
+    make_config: MakeConfig,
+    processes: ProcessPoolExecutor,
+    fresh_databases: list[str],
+    tmp_path: Path,
+) -> None:
+    """Of 12 that begin at once, and in order; none of them fails, and all end when all is applied."""
+    databases = fresh_databases[:2]
+    (tmp_path / "migrations").mkdir()
+    labels = ["0001_create_log", *(f"000{number}_log" for number in range(2, 6))]
+    for label in labels:
+        text = "CREATE TABLE log (id integer);" if label == labels[0] else "INSERT INTO log VALUES (1);"
+        (tmp_path / "migrations" / f"{label}.up.sql").write_text(text)
+    places: list[worker.Place] = []
+    for database in databases:
+        place = _place(adapter, make_config(dsn=database))
+        options = place.extension_config | {"migrations": {"script_location": str(tmp_path / "migrations")}}
+        places.append(place._replace(extension_config=options))
+    running = [processes.submit(worker.upgrade, places) for _ in range(PROCESSES)]
+    done = Counter(each for process in running for each in process.result())
+    configs = [place.config(pool_config=place.pool_config, extension_config=place.extension_config) for place in places]
+
+    assert done == dict.fromkeys(["0001_create_session_table", *labels], len(places))
+    assert [await Migrator(config).check() for config in configs] == [[]] * len(places)
 
 
 async def test_no_write_of_several_processes_is_lost(

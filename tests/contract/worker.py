@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlstore.migrator import Migrator
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Sequence
     from multiprocessing.synchronize import Barrier
@@ -70,6 +72,19 @@ async def _create_and_count(store: BaseSQLSpecStore[Any]) -> list[str]:
     except Exception as error:  # noqa: BLE001 - the test wants them all
         return [repr(error)]
     return []
+
+
+def upgrade(places: Sequence[Place]) -> list[str]:
+    """Apply what is pending in one place after the other, together with the others; return what was done, or errors."""
+    done: list[str] = []
+    for place in places:
+        config = place.config(pool_config=place.pool_config, extension_config=place.extension_config)
+        _barriers[0].wait(60)
+        try:
+            done += [applied.migration.label for applied in asyncio.run(Migrator(config).upgrade())]
+        except Exception as error:  # noqa: BLE001 - the test wants them all
+            done.append(repr(error))
+    return done
 
 
 def write_beside_others(place: Place, seed: int) -> list[str]:

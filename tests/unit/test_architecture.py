@@ -23,22 +23,27 @@ if TYPE_CHECKING:
 PACKAGE = Path(sqlstore.__file__).parent
 LAYERS = (
     {"exceptions", "dialects", "telemetry"},
-    {"connection", "config", "database_session", "dbapi", "names", "pool", "unit_of_work"},
-    {"operations", "order"},
+    {"connection", "config", "database_session", "dbapi", "migration_files", "names", "pool", "unit_of_work"},
+    {"catalogue", "operations", "order"},
     {"lanes", "verbs", "migrator"},
     {"store"},
     {"pruner", "session_rows"},
-    {"adapters", "litestar"},
+    {"doctor"},
+    {"adapters", "cli"},
+    {"litestar", "__main__"},
 )
 """A module imports from its own layer and from earlier ones."""
 CORE = (
     "__init__",
+    "catalogue",
     "config",
     "connection",
     "database_session",
     "dbapi",
+    "doctor",
     "exceptions",
     "lanes",
+    "migration_files",
     "migrator",
     "names",
     "operations",
@@ -228,7 +233,7 @@ def test_tables_are_made_by_the_migrations_only() -> None:
 
 # Migrations
 
-FOLDERS = sorted(path for path in (PACKAGE / "migrations").iterdir() if path.is_dir())
+FOLDERS = sorted(path for path in (PACKAGE / "migrations").iterdir() if path.is_dir() and path.name != "history")
 
 
 def test_every_dialect_has_its_migrations() -> None:
@@ -237,13 +242,21 @@ def test_every_dialect_has_its_migrations() -> None:
     assert [folder.name for folder in FOLDERS] == ["mysql", "oracle", "postgresql", "sqlite"]
 
 
+def test_every_dialect_has_its_history() -> None:
+    """In a file of its name, which makes the table of the default name; one file drops it everywhere."""
+    histories = sorted((PACKAGE / "migrations" / "history").iterdir())
+
+    assert {path.stem for path in histories} == {"drop", *(folder.name for folder in FOLDERS)}
+    assert {re.findall(r"(?:TABLE|INTO) (\w+)", path.read_text())[-1] for path in histories} == {"sqlstore_migrations"}
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_migrations_are_numbered_pairs_of_sql(folder: Path) -> None:
-    """Up and down, the same on every database, and nothing else beside them."""
+    """Up and down, and what the table then looks like; the same on every database, and nothing else beside them."""
     names = sorted(path.name for path in folder.iterdir())
-    steps = sorted({name.removesuffix(".up.sql").removesuffix(".down.sql") for name in names})
+    steps = sorted({name.partition(".")[0] for name in names})
 
-    assert names == sorted(f"{step}.{direction}.sql" for step in steps for direction in ("up", "down"))
+    assert names == sorted(f"{step}.{kind}" for step in steps for kind in ("catalogue", "down.sql", "up.sql"))
     assert [int(step.partition("_")[0]) for step in steps] == list(range(1, len(steps) + 1))
     assert names == sorted(path.name for path in FOLDERS[0].iterdir())
 
@@ -251,7 +264,7 @@ def test_migrations_are_numbered_pairs_of_sql(folder: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_migrations_name_the_default_table(folder: Path) -> None:
     """So that a database's own client runs them unchanged."""
-    for path in folder.iterdir():
+    for path in folder.glob("*.sql"):
         named = re.findall(r"\b(?:TABLE|INDEX|ON)\s+(\w+)", path.read_text())
 
         assert named

@@ -1,0 +1,11 @@
+-- One row a version that was applied. Running says where one stopped that is not applied as a whole.
+CREATE TABLE sqlstore_migrations (
+    source     text NOT NULL,
+    version    bigint NOT NULL,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL,
+    duration   double precision,
+    running    text,
+    PRIMARY KEY (source, version)
+);
