@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .store import BaseSQLSpecStore
     from .unit_of_work import UnitOfWork
 
-__all__ = ("NO_KEY", "SessionRows", "SessionStatistics", "StoredSession")
+__all__ = ("NO_KEY", "SessionRows", "SessionStatistics", "StoredSession", "namespace_statistics")
 
 NO_KEY = " "
 """What no key is: '' would be NULL on Oracle."""
@@ -54,6 +54,20 @@ class SessionStatistics(NamedTuple):
     """Of data."""
     oldest: float | None
     """When the first one was created, in epoch seconds; None if there is none."""
+
+
+async def namespace_statistics(store: BaseSQLSpecStore[Any]) -> dict[str, SessionStatistics]:
+    """Return what the namespace of *store*, and each below it, holds, by its path in the table, in order.
+
+    Raises what a store's verbs raise.
+    """
+    scope = store._scope  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    read = PageVerb(scope, scope.sql.statistics, {"end": namespace_end(scope.path)}, write=False, shared=False)
+    answer = await store._submit(read, (), ordered=False)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return {
+        path: SessionStatistics(int(rows), int(expired), int(principals), int(size), oldest)
+        for path, rows, expired, principals, size, oldest in answer.values()
+    }
 
 
 class SessionRows:
@@ -155,11 +169,7 @@ class SessionRows:
 
     async def statistics(self) -> SessionStatistics:
         """Return what the namespace holds."""
-        for row in await self._read(self._sql.statistics, {"end": namespace_end(self._scope.path)}):
-            if row[0] == self._scope.path:
-                rows, expired, principals, size = map(int, row[1:5])
-                return SessionStatistics(rows, expired, principals, size, row[5])
-        return SessionStatistics(0, 0, 0, 0, None)
+        return (await namespace_statistics(self.store)).get(self._scope.path, SessionStatistics(0, 0, 0, 0, None))
 
     def _living(self, rows: Iterable[Sequence[Any]]) -> list[StoredSession]:
         """Return the sessions that live; an expiry of before the *longest* of today does not know it."""
