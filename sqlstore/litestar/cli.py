@@ -1,32 +1,34 @@
-"""What an operator does about sessions: ``litestar sessions list|revoke|stats|prune``.
+"""What the plugin adds to Litestar's commands: ``sqlstore`` and ``database``, and more for its ``sessions``.
 
-They join Litestar's own commands, and work over the application's store with connections of their own, which are
-closed in the end: the application is made, but not started.
+They work over the application's databases with connections of their own, which are closed in the end: the application
+is made, but not started.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from litestar.exceptions import ImproperlyConfiguredException
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from ..exceptions import SQLStoreError
+from ..cli import COMMANDS
+from ..cli.configs import Databases, run
+from ..cli.output import cell, json_text, no_prompt_option, show_table
+from ..cli.stores import prune_with_progress, show_pruned
+from .plugin import SQLStorePlugin
 from .sessions import Sessions
 from .sessions.in_application import session_configs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from litestar import Litestar
 
+    from ..config import BaseConfig
     from ..store import BaseSQLSpecStore
     from .sessions import SessionInfo
 
@@ -36,14 +38,36 @@ T = TypeVar("T")
 
 _COLUMNS = ("id", "principal", "created_at", "last_seen", "expires_at", "user_agent", "address")
 """Of a `SessionInfo`: all but what it is stored under, which may be a secret."""
-_WIDTHS: Mapping[str, int] = dict.fromkeys(("created_at", "last_seen", "expires_at"), len("2026-01-01"))
+# An id can be copied, and a date is not broken, on a terminal of 80 columns.
+_WIDTHS = {"id": None, **dict.fromkeys(("created_at", "last_seen", "expires_at"), len("2026-01-01"))}
 
 
 def add_commands(cli: click.Group) -> None:
-    """Add the commands to the group ``sessions`` of Litestar's command line."""
+    """Add ours to the group ``sessions`` of Litestar's command line, and the groups ``sqlstore`` and ``database``."""
     group: Any = cli.commands["sessions"]
     for command in (list_sessions, revoke, stats, prune):
         group.add_command(command)
+    cli.add_command(_databases("sqlstore"))
+    # The name that other plugins use, too: one that comes later takes it.
+    if "database" not in cli.commands:
+        cli.add_command(_databases("database"))
+
+
+def _databases(name: str) -> click.Group:
+    @click.group(name)
+    @click.option("--bind-key", metavar="KEY", help="Which one of several databases.")
+    def group(app: Litestar, bind_key: str | None) -> None:
+        """Migrate the application's databases by plain SQL files, and look after the stores' tables."""
+        click.get_current_context().obj = Databases(partial(_configs, app), bind_key)
+
+    for command in COMMANDS:
+        group.add_command(command)
+    return group
+
+
+def _configs(app: Litestar) -> dict[str, BaseConfig]:
+    plugins = [plugin for plugin in app.plugins if isinstance(plugin, SQLStorePlugin)]
+    return {key: store.config for plugin in plugins for key, store in plugin.stores.items()}
 
 
 @click.command("list")
@@ -61,12 +85,12 @@ def list_sessions(app: Litestar, principal: str | None, *, as_json: bool) -> Non
             if as_json:
                 separator = "["
                 async for session in found:
-                    click.echo(separator + _json({name: getattr(session, name) for name in _COLUMNS}), nl=False)
+                    click.echo(separator + json_text({name: getattr(session, name) for name in _COLUMNS}), nl=False)
                     separator = ",\n"
                 click.echo("]" if separator != "[" else "[]")
             elif Console().is_terminal:
                 latest = sorted([session async for session in found], key=_last_seen, reverse=True)
-                _show_table(latest)
+                show_table(_COLUMNS, map(_cells, latest), _WIDTHS)
             else:
                 header = "\t".join(_COLUMNS) + "\n"
                 async for session in found:
@@ -80,7 +104,7 @@ def list_sessions(app: Litestar, principal: str | None, *, as_json: bool) -> Non
 @click.command("revoke")
 @click.argument("principal", required=False)
 @click.option("--session", "session_id", metavar="ID", help="Only this session, by its id in the list.")
-@click.option("--no-prompt", is_flag=True, help="Do not ask first.")
+@no_prompt_option
 def revoke(app: Litestar, principal: str | None, session_id: str | None, *, no_prompt: bool) -> None:
     """End all sessions of the user PRINCIPAL, or one session: whoever has its cookie has to log in again."""
     if (principal is None) == (session_id is None):
@@ -123,31 +147,16 @@ def stats(app: Litestar, *, as_json: bool) -> None:
 
     counted = _run(app, count)
     if as_json:
-        click.echo(_json(counted))
+        click.echo(json_text(counted))
     else:
         for name, value in counted.items():
-            click.echo(f"{name}\t{_cell(value)}")
+            click.echo(f"{name}\t{cell(value)}")
 
 
 @click.command("prune")
 def prune(app: Litestar) -> None:
     """Delete the rows of sessions that have expired."""
-
-    async def delete_expired(_: object, store: BaseSQLSpecStore[Any]) -> tuple[int, int]:
-        rows = backlog = 0
-        with Console(stderr=True).status("0 rows deleted") as status:
-            # The store's own delete_expired, step by step.
-            async with aclosing(store._prune()) as steps:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                async for deleted, left in steps:
-                    rows += deleted
-                    backlog += left
-                    status.update(f"{rows} rows deleted")
-        return rows, backlog
-
-    deleted, left = _run(app, delete_expired)
-    click.echo(f"Rows deleted: {deleted}")
-    if left:
-        click.echo(f"Rows left, because others held them: {left}")
+    show_pruned(*_run(app, lambda _, store: prune_with_progress(store)))
 
 
 def _run(app: Litestar, work: Callable[[Sessions, BaseSQLSpecStore[Any]], Awaitable[T]]) -> T:
@@ -157,16 +166,14 @@ def _run(app: Litestar, work: Callable[[Sessions, BaseSQLSpecStore[Any]], Awaita
         msg = "the application has no sessions of ours: give it middleware=[SQLSessionConfig().middleware]"
         raise click.ClickException(msg)
 
-    async def run() -> T:
+    async def work_in_store() -> T:
         async with config.get_store_from_app(app) as store:
             return await work(Sessions(store, config), store)
 
     try:
-        return asyncio.run(run())
+        return run(work_in_store())
     except ImproperlyConfiguredException as error:
         raise click.ClickException(error.detail) from error
-    except SQLStoreError as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
 
 
 async def _sessions_of(sessions: Sessions, principal: str | None) -> AsyncGenerator[SessionInfo, None]:
@@ -184,27 +191,4 @@ def _last_seen(session: SessionInfo) -> datetime:
 
 
 def _cells(session: SessionInfo) -> list[str]:
-    return [_cell(getattr(session, name)) for name in _COLUMNS]
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    # A user agent is whatever a client has sent, and could move the terminal's cursor.
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, default=datetime.isoformat)  # in ASCII, for the same reason
-
-
-def _show_table(sessions: Iterable[SessionInfo]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        # An id can be copied, and a date is not broken, on a terminal of 80 columns.
-        table.add_column(name.partition("_")[0], overflow="fold", no_wrap=name == "id", min_width=_WIDTHS.get(name))
-    for session in sessions:
-        table.add_row(*map(Text, _cells(session)))  # no markup
-    Console().print(table)
+    return [cell(getattr(session, name)) for name in _COLUMNS]

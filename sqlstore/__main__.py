@@ -1,0 +1,7 @@
+"""``python -m sqlstore`` is the command ``sqlstore``."""
+
+from __future__ import annotations
+
+from .cli import main
+
+main()
