@@ -4,7 +4,9 @@ python examples/books_app.py                                   in books.db
 DATABASE_URL=sqlite:///PATH python examples/books_app.py       in another file
 
 The API's documentation is at http://127.0.0.1:8000/schema. PORT is where it listens: 8000 if not given.
-The tables are in examples/books/, as numbered files of plain SQL.
+The tables are in examples/books/, as numbered files of plain SQL, which are applied when the application starts, or by:
+
+cd examples && sqlstore --config books_app:config upgrade
 """
 
 import os
@@ -23,13 +25,17 @@ from litestar.pagination import OffsetPagination
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from sqlstore import Migrator
 from sqlstore.adapters.aiosqlite import AiosqliteConfig
 from sqlstore.litestar import DatabaseSession, SQLStorePlugin
 
 scheme, _, path = os.environ.get("DATABASE_URL", "sqlite:///books.db").partition(":///")
 if scheme != "sqlite" or not path:
     sys.exit("DATABASE_URL must be sqlite:///PATH")
-config = AiosqliteConfig(pool_config={"database": path})
+config = AiosqliteConfig(
+    pool_config={"database": path},
+    extension_config={"migrations": {"script_location": Path(__file__).with_name("books")}},
+)
 
 Session = NamedDependency[DatabaseSession]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -260,19 +266,16 @@ class BookController(Controller):
         await db_session.fetch_value("DELETE FROM books WHERE id = :id RETURNING id", {"id": str(book_id)})
 
 
-async def create_tables() -> None:
-    """Run the numbered SQL files, in one transaction; what is there already stays."""
-    async with config.get_session() as db_session:
-        for file in sorted(Path(__file__).with_name("books").glob("*.up.sql")):
-            for statement in file.read_text("utf-8").split(";\n"):
-                await db_session.execute(statement)
+async def migrate() -> None:
+    """Apply the migrations that are pending; of several processes that start at once, one does."""
+    await Migrator(config).upgrade()
 
 
 app = Litestar(
     [AuthorController, BookController],
     dependencies={"page": Provide(read_page, sync_to_thread=False)},
     plugins=[SQLStorePlugin(config)],
-    on_startup=[create_tables],
+    on_startup=[migrate],
 )
 
 if __name__ == "__main__":

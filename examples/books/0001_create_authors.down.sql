@@ -1,1 +1,1 @@
-DROP TABLE IF EXISTS authors;
+DROP TABLE authors;

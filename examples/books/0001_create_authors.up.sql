@@ -1,4 +1,4 @@
-CREATE TABLE IF NOT EXISTS authors (
+CREATE TABLE authors (
     id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     dob TEXT,

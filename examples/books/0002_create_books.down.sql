@@ -1,1 +1,1 @@
-DROP TABLE IF EXISTS books;
+DROP TABLE books;

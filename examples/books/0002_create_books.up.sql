@@ -1,4 +1,4 @@
-CREATE TABLE IF NOT EXISTS books (
+CREATE TABLE books (
     id TEXT NOT NULL PRIMARY KEY,
     title TEXT NOT NULL,
     author_id TEXT NOT NULL REFERENCES authors (id),

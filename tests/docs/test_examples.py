@@ -55,8 +55,8 @@ RUN_HERE = {
 }
 
 
-RUN_ELSEWHERE = {"books_app.py", "quickstart.py"}
-"""In tests/examples/."""
+RUN_ELSEWHERE = {"alembic_env.py", "books_app.py", "ci/migrations.yml", "quickstart.py"}
+"""In tests/examples/ and test_cli_page.py; and the files in docs/import/ in test_import.py."""
 
 
 @pytest.fixture
@@ -77,14 +77,18 @@ def test_the_included_examples_are_those_that_run_here() -> None:
     """No page shows one that no test runs."""
     included = {fence.info.split()[1].lstrip("./") for page in PAGES for fence in fences(page, "{literalinclude}")}
 
-    assert included == {f"examples/{name}" for name in RUN_HERE | RUN_ELSEWHERE}
+    assert included == {f"examples/{name}" for name in RUN_HERE | RUN_ELSEWHERE} | {
+        f"import/{dialect}.sql" for dialect in ("mysql", "oracle", "postgresql", "sqlite")
+    }
 
 
 def test_the_page_of_examples_has_each() -> None:
     """The files of the folder are those of its tables."""
     named = {codes(row[0])[0] for row in table("examples.md", "Example")}
 
-    assert named == {path.name for path in EXAMPLES.glob("*.py")}
+    assert named == {
+        path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*") if path.suffix in {".py", ".yml"}
+    }
 
 
 def test_one_table_holds_sessions_cache_and_limits(run: Run) -> None:

@@ -9,14 +9,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sqlstore import BaseSQLSpecStore, SQLStoreError
+from sqlstore import BaseSQLSpecStore, Migrator, SQLStoreError
 from sqlstore.adapters.asyncmy import AsyncmyConfig, AsyncmyStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
+from sqlstore.dialects import MYSQL, POSTGRESQL
 
 from .pages import fences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from sqlstore.dialects import Dialect
 
     from ..servers import Server
 
@@ -28,8 +31,7 @@ GRANTS = [line for fence in fences("adapters/asyncpg.md", "sql") for line in fen
 @pytest.fixture
 async def role(fresh_database: str, server: Server) -> AsyncGenerator[str, None]:
     """Give a role, also its password, that has the page's grants and no other, on a table that somebody else made."""
-    async with AsyncpgStore(AsyncpgConfig(pool_config={"dsn": fresh_database})) as owner:
-        await owner.create_table()
+    await Migrator(AsyncpgConfig(pool_config={"dsn": fresh_database})).upgrade()
     role = f"app_{secrets.token_hex(6)}"
     await server.fetch(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
     await server.fetch("REVOKE ALL ON SCHEMA public FROM PUBLIC", fresh_database)
@@ -70,6 +72,18 @@ async def call_every_verb(store: BaseSQLSpecStore[Any]) -> None:
     await store.delete_all()
 
 
+@pytest.mark.parametrize(
+    ("page", "language", "dialect", "table"),
+    [("asyncpg", "sql", POSTGRESQL, "litestar_session"), ("asyncmy", "mysql", MYSQL, "app.litestar_session")],
+    ids=["postgresql", "mysql"],
+)
+def test_the_page_has_the_grants_of_the_command(page: str, language: str, dialect: Dialect, table: str) -> None:
+    """What ``sqlstore sql --role app`` prints."""
+    [grants] = fences(f"adapters/{page}.md", language)
+
+    assert grants.body.strip() == dialect.grants.format(schema="public", table=table, role="app").strip()
+
+
 async def test_a_role_with_the_grants_can_call_every_verb(
     limited: AsyncpgStore, fresh_database: str, server: Server
 ) -> None:
@@ -81,6 +95,14 @@ async def test_a_role_with_the_grants_can_call_every_verb(
     assert await server.fetch(table, fresh_database) == before
     with pytest.raises(SQLStoreError):
         await limited.drop_table()
+
+
+async def test_a_role_with_the_grants_finds_nothing_to_migrate(limited: AsyncpgStore) -> None:
+    """Although it may not see the history that another role has made."""
+    migrator = Migrator(limited.config)
+
+    assert await migrator.upgrade() == []
+    assert await migrator.check() == []
 
 
 @pytest.mark.parametrize("privilege", ["USAGE", "SELECT", "INSERT", "UPDATE", "DELETE"])

@@ -16,7 +16,7 @@ from litestar.testing import TestClient
 from opentelemetry import metrics
 
 import sqlstore.litestar
-from sqlstore import BaseSQLSpecStore, LitestarOptions, exceptions
+from sqlstore import BaseSQLSpecStore, LitestarOptions, MigrationOptions, exceptions
 from sqlstore.adapters.asyncmy import AsyncmyConfig
 from sqlstore.adapters.asyncpg import AsyncpgConfig
 from sqlstore.adapters.sqlite import SqliteConfig
@@ -54,8 +54,8 @@ def test_code_is_a_file_or_runs_in_a_test(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_shell_command_is_a_target_of_the_makefile_or_installs_an_extra(page: str) -> None:
-    """Nothing else has to be typed."""
-    lines = [line for fence in fences(page, "shell") for line in fence.body.splitlines()]
+    """Nothing else has to be typed, but for what `test_cli_page` runs."""
+    lines = [line for fence in fences(page, "shell") for line in fence.body.splitlines() if page != "migrations.md"]
     extras = PROJECT["project"]["optional-dependencies"]
 
     assert set(lines) <= {f"make {name}" for name in TARGETS} | {"pip install ."} | {
@@ -114,6 +114,18 @@ def test_the_options_of_every_adapter_are_all_there_are() -> None:
         config.connection_key,
         config.create_table,
     ]
+
+
+def test_the_options_of_migrations_are_all_there_are() -> None:
+    """With their defaults."""
+    named = {row[0].strip("`"): row[1].strip("`") for row in table("migrations.md", "Option")}
+    config = SqliteConfig(pool_config={"database": ":memory:"})
+
+    assert named.keys() == MigrationOptions.__annotations__.keys()
+    assert (named["script_location"], named["version_table"]) == (
+        "none" if config.script_location is None else "",
+        config.version_table,
+    )
 
 
 def test_the_commit_modes_are_all_there_are() -> None:
