@@ -96,6 +96,8 @@ _DEADLOCK = 1213
 # Said of a login, these mean its database, and not a table.
 _NO_DATABASE = (1044, 1049)  # ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR
 _NO_SUCH_THREAD = 1094
+# MySQL lists no connection while one of them runs a statement with bytes that are no UTF-8, as of a value.
+_NOT_LISTED = 3854
 
 # The shortest timeouts there are: a row that somebody's transaction holds must not hold up this connection, and what
 # shares the statement, for long: the call tries again. Strict, so that nothing is cut off in silence.
@@ -188,7 +190,15 @@ class AsyncmyConnection(StoreConnection):
 
     async def prepare(self) -> None:
         """Make the connection one of the stores'."""
-        [[self._largest_packet, self._server_id, self._host]] = await self._send(_SETTINGS)
+        while True:
+            try:
+                [[self._largest_packet, self._server_id, self._host]] = await self._send(_SETTINGS)
+            except errors.MySQLError as error:
+                if error.args[0] != _NOT_LISTED:
+                    raise
+            else:
+                return
+            await asyncio.sleep(0.01)
 
     @property
     @override
@@ -241,13 +251,22 @@ class AsyncmyConnection(StoreConnection):
         if config is None:  # nobody is left who could send anything after it
             return
         async with config.spare_connection() as other:
-            while (await other.run([Step(_IS_RUNNING, (self._server_id, self._host))]))[0]:
+            while await self._may_run(other):
                 try:
                     await other.run([Step("KILL %s", (self._server_id,))])
                 except errors.MySQLError as error:
                     if error.args[0] != _NO_SUCH_THREAD:
                         raise
+                    return
                 await asyncio.sleep(0.01)
+
+    async def _may_run(self, other: StoreConnection) -> bool:
+        try:
+            return bool((await other.run([Step(_IS_RUNNING, (self._server_id, self._host))]))[0])
+        except errors.MySQLError as error:
+            if error.args[0] != _NOT_LISTED:
+                raise
+            return True  # its own statement may be what cannot be shown
 
 
 class AsyncmyApplicationConnection(AsyncDBAPIConnection):

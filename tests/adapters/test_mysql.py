@@ -22,6 +22,7 @@ from sqlstore.dialects import Step
 
 from ..contract.conftest import until
 from ..contract.verbs import EFFECTS, KEY, ONCE, READS, REPEATABLE, WRITES
+from ..servers import ASYNCMY, MySQL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -78,6 +79,32 @@ def _as_user(dsn: str, user: str) -> dict[str, Any]:
 
 
 # Faults
+
+
+async def test_bytes_in_somebody_s_statement_are_in_nobody_s_way(
+    store: Store, make_store: MakeStore, database: str
+) -> None:
+    """While MySQL runs it, it does not list its connections: error 3854."""
+    connection = await ASYNCMY.connect(**MySQL.options(database))
+    sleeping = asyncio.create_task(connection.query(b"SELECT SLEEP(1), _binary'\xd5\xfe\xc7\xa0'"))
+    await asyncio.sleep(0.2)
+    other = make_store()
+    await other.set("k", b"v")
+    await sleeping
+    await connection.ensure_closed()
+
+    assert await store.get("k") == b"v"
+
+
+async def test_a_lost_statement_with_bytes_is_ended(store: Store) -> None:
+    """Although it cannot be listed: it must not take effect after what follows."""
+    lost = await store.config.open_store_connection()
+    running = asyncio.create_task(lost.run([Step("SELECT SLEEP(60), %s", (b"\xd5\xfe\xc7\xa0",))]))
+    await asyncio.sleep(0.2)
+    lost.kill()
+    await asyncio.gather(running, return_exceptions=True)
+    async with asyncio.timeout(20):
+        await lost.bury()
 
 
 @pytest.mark.parametrize("verb", REPEATABLE | ONCE)
