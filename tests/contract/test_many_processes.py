@@ -45,6 +45,10 @@ _DEADLOCKS = {
     "sqlite": "SELECT 0",
 }
 
+# InnoDB locks the gap where an upsert finds nothing: two that insert there can wait for each other. The store tries
+# again, and nobody is told. Keys that are not sorted make hundreds.
+_INEVITABLE = {"mysql": 10}
+
 
 class Seen(NamedTuple):
     """What was written to a key (None: deleted), or read from it, and when, by the clock of all processes."""
@@ -161,7 +165,8 @@ async def test_no_write_to_shared_keys_is_lost(
     assert [error for history in histories for error in history.errors] == []
     assert _unexplained(writes, reads + left) == []
     assert (sum(sums[:3]), sum(sums[3:])) == (PROCESSES * TASKS * ROUNDS,) * 2
-    assert await sql(_DEADLOCKS[adapter.dialect], fresh_database) == [(0,)]
+    [(deadlocks,)] = await sql(_DEADLOCKS[adapter.dialect], fresh_database)
+    assert deadlocks <= _INEVITABLE.get(adapter.dialect, 0)
 
 
 def write_back_to_back(place: Place, process: int, seconds: float) -> Waits:
