@@ -45,9 +45,9 @@ _DEADLOCKS = {
     "sqlite": "SELECT 0",
 }
 
-# InnoDB locks the gap where an upsert finds nothing: two that insert there can wait for each other. The store tries
-# again, and nobody is told. Keys that are not sorted make hundreds.
-_INEVITABLE = {"mysql": 10}
+# MariaDB counted 3 on a busy machine, whose locks nobody has traced; the store tried again, and no caller was told.
+# Keys that are not sorted make hundreds.
+_FEW_DEADLOCKS = {"mariadb": 10}
 
 
 class Seen(NamedTuple):
@@ -166,7 +166,7 @@ async def test_no_write_to_shared_keys_is_lost(
     assert _unexplained(writes, reads + left) == []
     assert (sum(sums[:3]), sum(sums[3:])) == (PROCESSES * TASKS * ROUNDS,) * 2
     [(deadlocks,)] = await sql(_DEADLOCKS[adapter.dialect], fresh_database)
-    assert deadlocks <= _INEVITABLE.get(adapter.dialect, 0)
+    assert deadlocks <= _FEW_DEADLOCKS.get(adapter.database, 0)
 
 
 def write_back_to_back(place: Place, process: int, seconds: float) -> Waits:
