@@ -71,6 +71,11 @@ class Adapter:
         """Whether its database is a server."""
         return self.database in servers.SERVERS
 
+    @property
+    def patience(self) -> float:
+        """Seconds in which it connects and answers on a busy machine, too; the emulated Oracle is slow to log in."""
+        return 2 if self.database == "oracle" else 0.5
+
 
 ADAPTERS = (
     Adapter("asyncpg", "postgresql", AsyncpgConfig, AsyncpgStore, lambda dsn: {"dsn": dsn}, "${}", "max_size"),

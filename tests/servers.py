@@ -615,8 +615,9 @@ class Oracle(Server):
 
 
 # The Mirror, until its input ends: this process closed it or died. Oracle has other words for what two at once may
-# meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's. And
-# Oracle waits for the rest of a message that the network cuts between two rows of values, or just before the first.
+# meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's,
+# ORA-00060 for a deadlock. And Oracle waits for the rest of a message that the network cuts between two rows of values,
+# or just before the first.
 MIRROR = """
 import os, sys, threading
 from seerdb.common.exceptions import Truncated
@@ -646,7 +647,7 @@ def replay(self, sql, rows, original=postgres.PostgresBackend._replay_until_fail
     return postgres.BackendError(str(error), ora_code=1) if no_row_fails else error
 
 postgres.PostgresBackend._replay_until_failure = replay
-postgres._SQLSTATE_TO_ORA["42710"] = 955
+postgres._SQLSTATE_TO_ORA |= {"42710": 955, "40P01": 60}
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 main(sys.argv[1:])
 """

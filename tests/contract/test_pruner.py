@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from ..conftest import MakeStore
+    from ..conftest import Adapter, MakeStore
     from ..servers import Server
     from .conftest import SQL, Hold
 
@@ -179,10 +179,10 @@ async def test_a_restart_of_the_server_is_survived(private_server: Server, make_
 # Whose turn it is
 
 
-async def test_one_prunes_until_it_dies(store: Store, make_store: MakeStore) -> None:
+async def test_one_prunes_until_it_dies(adapter: Adapter, store: Store, make_store: MakeStore) -> None:
     """Another one takes over when the lease of the first has expired, and not before."""
     lease = _lease(store)
-    first, second = (Pruner(make_store(timeout=0.5), INTERVAL) for _ in range(2))
+    first, second = (Pruner(make_store(timeout=adapter.patience), INTERVAL) for _ in range(2))
 
     async def taken_over() -> bool:
         rounds = second.rounds
@@ -236,7 +236,7 @@ async def test_a_long_pruning_renews_its_lease(
     assert 400 < (await lease.expires_in(LEASE_KEY) or 0) <= 450
 
 
-async def test_who_has_lost_the_lease_stops(store: Store, make_store: MakeStore) -> None:
+async def test_who_has_lost_the_lease_stops(adapter: Adapter, store: Store, make_store: MakeStore) -> None:
     """It leaves the rest, and the new holder's lease, alone."""
     lease = _lease(store)
     await _expire(store, *map(str, range(20)))
@@ -245,10 +245,10 @@ async def test_who_has_lost_the_lease_stops(store: Store, make_store: MakeStore)
     async def lose() -> None:
         if pruner.rows_pruned > 1 and not lost.is_set():
             await lease.set(LEASE_KEY, b"theirs", 1000)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(adapter.patience)
             lost.set()
 
-    pruner = Pruner(_slow(make_store(timeout=0.5), lose), INTERVAL)
+    pruner = Pruner(_slow(make_store(timeout=adapter.patience), lose), INTERVAL)
     async with _running(pruner):
         await lost.wait()
         await asyncio.sleep(20 * INTERVAL)

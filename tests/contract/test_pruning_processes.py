@@ -116,7 +116,7 @@ async def test_one_process_prunes_at_a_time_and_no_writer_notices(
     """Each of 4 processes has its turn when the one before it is gone; 16 writers meet no error, no deadlock either."""
     pruning, writing = (
         Place(adapter.store, adapter.config, config.pool_config, config.extension_config)
-        for config in (make_config(timeout=0.5), make_config(timeout=60))  # a lease that lasts 2 seconds
+        for config in (make_config(timeout=adapter.patience), make_config(timeout=60))  # a lease: four times as long
     )
     running = [processes.submit(prune_beside_writers, pruning, writing, number) for number in range(PROCESSES)]
     logs = await asyncio.gather(*map(asyncio.wrap_future, running))
