@@ -4,6 +4,10 @@ PYTHON ?= python3
 # Options for pytest or the benchmark: make test ARGS="-k sqlite --cov"
 ARGS ?=
 
+# Where the tests have their databases, which are gone with them: in memory, if it has room, and not on a disk that may
+# take a millisecond or more for each of their commits.
+TESTS_DIR = $(or $(TMPDIR),$(shell df --output=avail /dev/shm 2>/dev/null | awk '$$1 + 0 > 4e6 { print "/dev/shm" }'))
+
 # Asked by running it: the shim of a version manager can be on the PATH and yet fail.
 HAS_UV = $(shell uv --version 2>/dev/null)
 
@@ -22,7 +26,7 @@ run: $(VENV)/installed ## serve the example on SQLite, or on make run DATABASE_U
 	$(VENV)/bin/python examples/sessions_app.py
 
 test: $(VENV)/installed ## run the tests: make test ARGS="-k sqlite --cov"
-	$(VENV)/bin/pytest --numprocesses=auto $(ARGS)
+	TMPDIR=$(TESTS_DIR) $(VENV)/bin/pytest --numprocesses=auto $(ARGS)
 
 lint: $(VENV)/installed ## check style and layout with ruff
 	$(VENV)/bin/ruff check
