@@ -531,6 +531,40 @@ async def test_what_is_lost_is_told_each_time(
         assert (await client.get("/")).json() == ({"first": 1, "second": 1} if login else {})
 
 
+@pytest.mark.parametrize("by", ["data", "hand"])
+async def test_who_had_a_session_that_has_ended_does_not_get_it_back(store: AnyStore, by: str) -> None:
+    """However often the request saves it: that it is theirs, as before, is no login."""
+    config = SQLSessionConfig(principal=(lambda session: session.get("user")) if by == "data" else None)
+    loaded, ended = asyncio.Event(), asyncio.Event()
+
+    @get("/login")
+    async def login(request: AnyRequest) -> None:
+        request.session["user"] = "Ada"
+        if by == "hand":
+            set_principal(request, "Ada")
+
+    @get("/change")
+    async def change(request: AnyRequest) -> None:
+        loaded.set()
+        await ended.wait()
+        if by == "hand":
+            set_principal(request, "Ada")
+        for page in range(3):
+            request.session["page"] = page
+            await save_session(request)
+
+    app = application(store, login, change, config=config)
+    async with running(app) as client:
+        await client.get("/login")
+        changing = asyncio.create_task(client.get("/change"))
+        await loaded.wait()
+        assert await config.sessions_of(app).revoke_all("Ada") == 1
+        ended.set()
+
+        assert "set-cookie" not in (await changing).headers
+        assert await config.sessions_of(app).list_sessions("Ada") == []
+
+
 async def test_what_comes_after_clear_session_is_another_session(store: AnyStore) -> None:
     """With an id of its own, and it is nobody's until somebody says so."""
     config = SQLSessionConfig()

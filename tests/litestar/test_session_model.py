@@ -257,10 +257,10 @@ class _Request:
         if self._mine is None:
             if self._id is not None:
                 self._cookie = False if self._ended() else None
-            self._id, self._base, self._principal = None, {}, None
+            self._id, self._base, self._principal, self._lost = None, {}, None, False
             return _nothing
         principal = self._principal if self._given is NOT_GIVEN else self._given
-        login = principal != self._principal
+        login = principal != self._principal and not (self._lost and principal is None)
         if self._id is None:
             begins = login or (self._mine and not self._lost)
             return self._begun(self._own() if self._lost else self._mine, principal) if begins else _nothing
@@ -268,7 +268,7 @@ class _Request:
         if not (login or self._rotate or changed):
             return _nothing
         if self._id not in self._application.alive:
-            self._id, self._lost, self._principal, self._cookie = None, True, None, None
+            self._id, self._lost, self._cookie = None, True, None
             return self._begun(self._own(), principal) if login and principal is not None else _nothing
         return self._replaced(principal, login=login)
 

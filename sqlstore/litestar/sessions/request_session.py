@@ -99,8 +99,8 @@ class RequestSession:
         """What `set_principal` was given, as it is stored."""
         self._rotate = False
         self._reserved: str | None = None
-        self._lost = False
-        """The session has ended while the request had it."""
+        self._lost: StoredSession | None = None
+        """What has ended while the request had it."""
         self._unread: str | None = None
         """The id of the session that the store could not be asked for."""
         self._cookie: str | None = None
@@ -263,8 +263,6 @@ class RequestSession:
             return
         if ScopeState.from_scope(self._connection.scope).session_id is Empty:  # clear_session() came before it
             await self._end(via)
-            self._lost = False
-            self._base = _NOTHING
         principal = self.principal
         login = self._is_login(principal)
         stored = self.stored
@@ -284,9 +282,12 @@ class RequestSession:
 
     def _is_login(self, principal: str | None) -> bool:
         """Return whether *principal*, whose the session is now, was not so before this request."""
-        before = self.stored.principal if self.stored else None
+        if principal is None and self._lost:
+            return False
+        known = self.stored or self._lost  # whoever had what has ended must not get it back by having had it
+        before = known.principal if known else None
         whose = self._config.principal
-        if principal != before and self.stored and whose is not None and self._given is _NOT_GIVEN:
+        if principal != before and known and whose is not None and self._given is _NOT_GIVEN:
             # A session of before it was known whose it is, has not changed.
             before = stored_principal(whose(self._backend.deserialize_data(self._base)))
         return principal != before
@@ -355,8 +356,8 @@ class RequestSession:
 
     async def _restart(self, mine: bytes, principal: str | None, *, login: bool, via: UnitOfWork | None) -> None:
         """Deal with a session that has ended meanwhile: what is gone stays gone."""
+        self._lost = self.stored or self._lost
         self.stored = self.id = self._cookie = None
-        self._lost = True
         own = {key: value for key, value in changes(self._base, mine).items() if value is not None}
         if login and principal is not None:
             await self._begin(msgspec.json.encode(own), mine, principal, via)
@@ -371,7 +372,7 @@ class RequestSession:
         self._cookie = self._cookie_of(session_id, remaining)
         self.stored = stored._replace(now=stored.now + elapsed, expires_at=stored.now + elapsed + remaining)
         self.id = session_id
-        self._rotate = self._lost = False
+        self._rotate, self._lost = False, None
         ScopeState.from_scope(self._connection.scope).session_id = session_id
         session: dict[str, Any] = _session_in(self._connection.scope)
         if not isinstance(session, dict):
@@ -386,7 +387,7 @@ class RequestSession:
 
     async def _end(self, via: UnitOfWork | None) -> None:
         """Delete the session; the cookie, too, but not one of a session that others have ended."""
-        self._base = _NOTHING
+        self._base, self._lost = _NOTHING, None
         if self.stored is None and self._unread is None:
             return
         self._cookie = None  # which may say what is no more true
