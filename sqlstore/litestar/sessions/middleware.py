@@ -94,8 +94,9 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
             await self.app(scope, receive, held.send)
         except Exception as raised:  # noqa: BLE001 - raised again below
             error = raised
+        if held.started:
+            session.warn_of_changes()
         held.finish(error)
-        session.warn_of_changes()
 
     async def _serve_socket(self, session: RequestSession, scope: Scope, receive: Receive, send: Send) -> None:
         accepted = ended = left = gone = False
