@@ -22,6 +22,7 @@ from litestar.testing import TestClient
 
 from sqlstore import BaseSQLSpecStore
 from sqlstore.litestar import (
+    SQLSessionBackend,
     SQLSessionConfig,
     SQLStorePlugin,
     rotate_session_id,
@@ -412,6 +413,23 @@ async def test_sessions_are_revoked_after_the_request_has_written(site: Site) ->
 
         assert (answer.status_code, answer.text) == (201, "2")
         assert await site.ids() == [1]
+
+
+async def test_a_new_id_reaches_its_browser_without_the_plugin_too(store: AnyStore) -> None:
+    """Also if what answers is the application's handler of an error that came after it."""
+    config = SQLSessionConfig(on_conflict="raise")
+
+    @get("/move")
+    async def move(request: AnyRequest) -> None:
+        rotate_session_id(request)
+        await save_session(request)
+        await SQLSessionBackend(config).set(request.get_session_id() or "", b'{"a":2}', store)
+        request.session["a"] = 3
+
+    async with running(application(store, move, config=config)) as client:
+        await client.post("/", json={"a": 1})
+        assert (await client.get("/move")).status_code == 409
+        assert (await client.get("/")).json() == {"a": 2}
 
 
 # Mounted applications

@@ -21,6 +21,7 @@ from ...config import UNITS
 from ...exceptions import SQLStoreError
 from ..held_response import HeldResponse
 from .backend import SQLSessionBackend
+from .request_session import add_unsent_cookie
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
@@ -49,6 +50,8 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
         self._authenticates = isinstance(getattr(app, "app", None), SessionAuthMiddleware)
         if (litestar := _application(app)) is not None:
             backend.config.get_store_from_app(litestar)
+            if add_unsent_cookie not in litestar.before_send:  # it is, where there is the plugin
+                litestar.before_send.append(add_unsent_cookie)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
