@@ -65,6 +65,6 @@ class HeldResponse:
 
 def _original(error: Exception) -> Exception:
     """Return what Litestar found out of place, because it takes the response for started."""
-    if type(error) is LitestarException and isinstance(error.__cause__, Exception):
-        return error.__cause__
+    while type(error) is LitestarException and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     return error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from litestar import Litestar, Response, get, put
+from litestar import Litestar, Request, Response, get, put
 from litestar.background_tasks import BackgroundTask
 from litestar.exceptions import HTTPException, ImproperlyConfiguredException, NotAuthorizedException
+from litestar.middleware import ASGIMiddleware
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.response import Stream
 
@@ -39,6 +40,8 @@ from .sessions import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from litestar.types import ASGIApp, Receive, Scope, Send
 
     from ..conftest import Adapter, MakeStore
     from ..contract.conftest import SQL
@@ -252,6 +255,32 @@ async def test_a_session_is_saved_unless_the_request_failed(
     saved = kind is not SQLSessionConfig or status < 500
     assert answered.status_code == status
     assert (browser.cookie is not None, stored) == (saved, int(saved))
+
+
+@ours_and_litestars
+@pytest.mark.parametrize("status", [401, 500])
+async def test_what_a_middleware_raises_is_an_answer_like_any_other(store: AnyStore, kind: Kind, status: int) -> None:
+    """Of one after the session's: attempts are counted, also of whoever does not get as far as a handler."""
+
+    class Bouncer(ASGIMiddleware):
+        async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+            if scope["path"] == "/attempt":
+                session: dict[str, int] = Request[Any, Any, Any](scope).session
+                session["attempts"] = session.get("attempts", 0) + 1
+                raise HTTPException(status_code=status)
+            await next_app(scope, receive, send)
+
+    @get("/attempt")
+    async def attempt() -> None: ...
+
+    app = Litestar([recall, attempt], stores={"sessions": store}, middleware=[sessions_of(kind).middleware, Bouncer()])
+    async with serving(app) as site:
+        browser = await site.browser()
+        statuses = [(await browser.get("/attempt")).status_code for _ in range(3)]
+        session = (await browser.get("/")).json()
+
+    assert statuses == [status] * 3
+    assert session == ({"attempts": 3} if kind is SQLSessionConfig and status == 401 else {})
 
 
 @pytest.mark.parametrize("status", [401, 500])

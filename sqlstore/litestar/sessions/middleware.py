@@ -11,6 +11,7 @@ from litestar import Litestar
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.exceptions import ImproperlyConfiguredException
+from litestar.middleware._internal.exceptions import ExceptionHandlerMiddleware
 from litestar.middleware.session.base import SessionMiddleware
 from litestar.security.session_auth.middleware import SessionAuthMiddleware
 from litestar.types import Empty
@@ -45,7 +46,10 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
         Raises:
             ImproperlyConfiguredException: the sessions' store is not one of ours.
         """
-        super().__init__(app, backend)
+        # As Litestar does inside of all middleware: what one after this one raises is answered before the session is
+        # saved, not behind its back.
+        answering = app if isinstance(app, ExceptionHandlerMiddleware) else ExceptionHandlerMiddleware(app, debug=None)
+        super().__init__(answering, backend)
         # Which would end an anonymous session at the first page that it may not see.
         self._authenticates = isinstance(getattr(app, "app", None), SessionAuthMiddleware)
         if (litestar := _application(app)) is not None:
