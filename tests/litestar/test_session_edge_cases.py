@@ -31,11 +31,14 @@ from sqlstore.litestar import (
 )
 from sqlstore.litestar.sessions.request_session import RequestSession
 from sqlstore.names import digest_key
+from sqlstore.session_rows import SessionRows
 
 from .applications import running
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
+
+    from sqlstore.unit_of_work import UnitOfWork
 
     from .applications import Call, Site
 
@@ -165,6 +168,35 @@ async def test_a_logout_that_overlaps_a_rotation_logs_out(store: AnyStore) -> No
 
         newest = moved.cookies["session"]
         assert (await client.get("/", headers={"Cookie": f"session={newest}"})).json() == {}
+
+
+@pytest.mark.parametrize("by", ["request", "id"])
+async def test_a_logout_that_overlaps_a_move_to_the_hash_logs_out(
+    store: AnyStore, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Another request may use the session between any two statements."""
+    before, config = SQLSessionBackend(SQLSessionConfig(hash_ids=False)), SQLSessionConfig(hash_ids="migrate")
+    key = "a" * 64
+    cookie = {"Cookie": f"session={key}"}
+    await before.set(key, b'{"cart":1}', store)
+    async with running(application(store, config=config)) as client:
+        delete, moved = SessionRows.delete, asyncio.Event()
+
+        async def delete_before_a_move(rows: SessionRows, key: str, via: UnitOfWork | None = None) -> bool:
+            deleted = await delete(rows, key, via)
+            if not moved.is_set():
+                moved.set()
+                await client.get("/", headers=cookie)
+            return deleted
+
+        monkeypatch.setattr(SessionRows, "delete", delete_before_a_move)
+        if by == "request":
+            await client.get("/forget", headers=cookie)
+        else:
+            await SQLSessionBackend(config).delete(key, store)
+
+        assert moved.is_set()
+        assert (await client.get("/", headers=cookie)).json() == {}
 
 
 def authenticated(store: AnyStore, *handlers: Any, **options: Any) -> Litestar:  # noqa: ANN401

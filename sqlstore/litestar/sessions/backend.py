@@ -60,7 +60,7 @@ class SQLSessionBackend(ServerSideSessionBackend):
     @override
     async def delete(self, session_id: str, store: Store) -> None:
         """End a session, if there is one."""
-        for key in self.config.keys_of(session_id):
+        for key in self.config.keys_to_end(session_id):
             await self.config.rows_in(store).delete(key)
 
     async def delete_all(self, store: Store) -> None:

@@ -173,6 +173,10 @@ class SQLSessionConfig(ServerSideSessionConfig):
             return [digest]
         return [digest, plain] if self.hash_ids else [plain, digest]
 
+    def keys_to_end(self, session_id: str) -> list[str]:
+        """Return the same keys in the order in which to delete them: a session moves to its hash, never back."""
+        return sorted(self.keys_of(session_id), key=digest_key(session_id).__eq__)
+
     async def find(self, session_id: str, rows: SessionRows) -> StoredSession | None:
         """Return the session with that id, if it lives. Raises what a store's verbs raise."""
         keys = self.keys_of(session_id)

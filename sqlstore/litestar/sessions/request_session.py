@@ -391,7 +391,9 @@ class RequestSession:
         if self.stored is None and self._unread is None:
             return
         self._cookie = None  # which may say what is no more true
-        keys = self._config.keys_of(self.id or self._unread or "")
+        keys = self._config.keys_to_end(self.id or self._unread or "")
+        if self.stored is not None:
+            keys = keys[keys.index(self.stored.key) :]
         if await self._delete_one(keys, via) or await self._delete_one(await self._keys_of_moved(), via):
             self._cookie = self._cookie_of(None, 0)
         self.stored = self.id = None
