@@ -524,6 +524,20 @@ async def test_a_session_may_be_an_object(store: AnyStore, kind: Any, *, record_
         assert (session.user_agent is not None) is record_client
 
 
+async def test_the_data_of_an_object_say_whose_it_is(store: AnyStore) -> None:
+    """As they do in the next request, which reads them as a dictionary."""
+    config = SQLSessionConfig(principal=lambda session: session.get("owner"))
+
+    @get("/set")
+    async def begin(request: AnyRequest) -> None:
+        request.scope["session"] = Basket(["a"], owner="Ada")
+
+    app = application(store, begin, config=config)
+    async with running(app) as client:
+        assert (await client.get("/set")).status_code == 200
+        assert len(await config.sessions_of(app).list_sessions("Ada")) == 1
+
+
 async def test_an_object_loses_nothing_that_others_have_changed(
     store: AnyStore, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -199,7 +199,9 @@ class RequestSession:
             return self._given  # type: ignore[no-any-return]
         session = _session_in(self._connection.scope)
         if self._config.principal is not None and session is not Empty and session is not None:
-            return stored_principal(self._config.principal(session))
+            if not isinstance(session, dict):
+                session = self._backend.deserialize_data(self._encoded(session))
+            return stored_principal(self._config.principal(session))  # pyright: ignore[reportUnknownArgumentType]
         return self.stored.principal if self.stored else None
 
     def reserved_id(self) -> str:
