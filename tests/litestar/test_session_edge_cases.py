@@ -278,7 +278,8 @@ async def test_a_logout_while_the_store_is_away_is_not_one(store: AnyStore) -> N
         assert answer.status_code == 200
 
 
-async def test_a_logout_is_one_again_when_the_store_is_back(store: AnyStore) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_logout_is_one_again_when_the_store_is_back(store: AnyStore, *, by_hand: bool) -> None:
     """What could not be read when the request began is deleted at its end."""
     config = SQLSessionConfig(on_store_error="anonymous")
     away, back = asyncio.Event(), asyncio.Event()
@@ -288,6 +289,8 @@ async def test_a_logout_is_one_again_when_the_store_is_back(store: AnyStore) -> 
         away.set()
         await back.wait()
         request.clear_session()
+        if by_hand:
+            await save_session(request)
 
     async with running(application(store, logout, config=config)) as client:
         await store.drop_table()

@@ -398,7 +398,7 @@ class RequestSession:
             keys = keys[keys.index(self.stored.key) :]
         if await self._delete_one(keys, via) or await self._delete_one(await self._keys_of_moved(), via):
             self._cookie = self._cookie_of(None, 0)
-        self.stored = self.id = None
+        self.stored = self.id = self._unread = None
 
     async def _delete_one(self, keys: Iterable[str], via: UnitOfWork | None) -> bool:
         """Return whether one of the *keys* had a session, which is deleted."""
