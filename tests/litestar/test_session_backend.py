@@ -155,6 +155,18 @@ async def test_reading_by_id_moves_the_expiry_as_a_request_does(store: AnyStore,
     assert row.expires_at - row.updated_at == pytest.approx(1000 if renew_on_access else 500, abs=0.002)
 
 
+@pytest.mark.adapters("asyncpg", "sqlite")
+async def test_a_session_that_has_outlived_a_later_absolute_timeout_can_be_set_by_id(store: AnyStore) -> None:
+    """It is none any more, although its row says that it lives, and another begins in its place."""
+    await SessionRows(store, 1000, None).add(digest_key("a"), b'{"old":1}', None)
+    await asyncio.sleep(2.1)
+    backend = SQLSessionBackend(SQLSessionConfig(absolute_timeout=2))
+    assert await backend.get("a", store) is None
+    await backend.set("a", b"{}", store)
+
+    assert await backend.get("a", store) == b"{}"
+
+
 async def test_all_sessions_are_ended_and_nothing_else(store: AnyStore) -> None:
     """Of the namespace that they are in."""
     config = SQLSessionConfig()

@@ -49,7 +49,10 @@ class SQLSessionBackend(ServerSideSessionBackend):
         for _ in range(_ATTEMPTS):
             found = await self.config.find(session_id, rows)
             if found is None:
-                done = await rows.add(self.config.keys_of(session_id)[0], data, None)
+                key = self.config.keys_of(session_id)[0]
+                done = await rows.add(key, data, None)
+                if not done and await self.config.find(session_id, rows) is None:
+                    await rows.delete(key)  # a row from before absolute_timeout, which has outlived it
             else:
                 done = await rows.save(found.key, data, found.version, principal=found.principal, same=True)
             if done:
