@@ -36,7 +36,7 @@ class StoredSession(NamedTuple):
     """As it is stored; None for a session that is nobody's."""
     created_at: float
     updated_at: float
-    """When it was last saved, or its expiry moved."""
+    """When it was last saved, or its expiry moved, and the browser was told."""
     expires_at: float | None
     """None for what another hand stored without expiry."""
     now: float
@@ -115,15 +115,17 @@ class SessionRows:
         principal: str | None,
         new_key: str | None = None,
         same: bool = False,
+        told: bool = True,
         via: UnitOfWork | None = None,
     ) -> int:
         """Replace what has the version *expected*, and return the new one; 0 if nothing has it.
 
         It moves to *new_key*, if that is given, and keeps the time of its creation. With *same*, neither key nor
-        principal is another than that version has, and the statement may be shared.
+        principal is another than that version has, and the statement may be shared. Without *told*, the browser does
+        not hear of the new expiry, and so `StoredSession.updated_at` stays.
         """
         row = self._row(key, data, self._max_age)
-        if same and via is None and self._replace:
+        if same and told and via is None and self._replace:
             answer = await self._submit(self._replace, (row._replace(expected=expected),))
             return row.version or 0 if key in answer else 0
         verb = self._guarded(
@@ -132,6 +134,7 @@ class SessionRows:
             new_key=new_key or key,
             expected=expected,
             longest=self._longest,
+            told=int(told),
         )
         return row.version or 0 if await self._run(verb, (row,), via) else 0
 

@@ -361,13 +361,13 @@ UPDATE {_BY_KEY}
        data = %s,
        version = %s,
        principal = %s,
-       updated_at = {_NOW},
+       updated_at = IF(%s = 1, {_NOW}, updated_at),
        expires_at = {_SESSION_EXPIRY}
  WHERE {_ROW}
    AND version = %s
    AND {_LIVE}""",
         (
-            *("new_key", "data", "version", "principal", "lifetime", "longest"),
+            *("new_key", "data", "version", "principal", "told", "lifetime", "longest"),
             *("namespace", "key", "expected"),
         ),
         then=Statement(_WRITTEN.text, ("namespace", "new_key", "version")),

@@ -395,14 +395,14 @@ UPDATE {{table}} stored
        data = :4,
        version = :5,
        principal = :6,
-       updated_at = {_NOW},
-       expires_at = {_SESSION_EXPIRY}
- WHERE stored.namespace = :9
-   AND stored.session_id IN (:10, :11)
-   AND stored.version IN (:12, :13)
+       expires_at = {_SESSION_EXPIRY},
+       updated_at = CASE WHEN :9 = 1 THEN {_NOW} ELSE stored.updated_at END
+ WHERE stored.namespace = :10
+   AND stored.session_id IN (:11, :12)
+   AND stored.version IN (:13, :14)
    AND {_LIVE}""",
             (
-                *("new_key", "data", "version", "principal", "lifetime", "longest"),
+                *("new_key", "data", "version", "principal", "lifetime", "longest", "told"),
                 *("namespace", "key", "new_key", "version", "expected"),
             ),
         ),

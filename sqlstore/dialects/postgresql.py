@@ -291,14 +291,17 @@ UPDATE {{table}} AS stored
        data = $4,
        version = $5,
        principal = $6,
-       updated_at = {_NOW},
+       updated_at = CASE WHEN $10 = 1 THEN {_NOW} ELSE stored.updated_at END,
        expires_at = least({_NOW} + make_interval(secs => $7), stored.created_at + make_interval(secs => $8))
  WHERE stored.namespace = $1
    AND stored.session_id IN ($2, $3)
    AND stored.version IN ($5, $9)
    AND {_LIVE}
 RETURNING stored.session_id""",
-        ("namespace", "key", "new_key", "data", "version", "principal", "lifetime", "longest", "expected"),
+        (
+            *("namespace", "key", "new_key", "data", "version", "principal"),
+            *("lifetime", "longest", "expected", "told"),
+        ),
     ),
     save_sessions=Statement(
         f"""

@@ -246,7 +246,7 @@ UPDATE {{table}} AS stored
        data = ?,
        version = ?,
        principal = ?,
-       updated_at = ?,
+       updated_at = iif(? = 1, ?, stored.updated_at),
        expires_at = min(?, stored.created_at + ?)
  WHERE stored.namespace = ?
    AND stored.session_id IN (?, ?)
@@ -254,7 +254,7 @@ UPDATE {{table}} AS stored
    AND {_LIVE}
 RETURNING session_id""",
         (
-            *("new_key", "data", "version", "principal", "now", "expires_at", "longest"),
+            *("new_key", "data", "version", "principal", "told", "now", "expires_at", "longest"),
             *("namespace", "key", "new_key", "version", "expected", "now"),
         ),
     ),

@@ -57,6 +57,17 @@ async def test_a_moved_session_keeps_its_birthday(rows: SessionRows) -> None:
     assert loaded["b"].created_at == before.created_at
 
 
+async def test_an_expiry_that_the_browser_does_not_hear_of_is_no_visit(rows: SessionRows, store: AnyStore) -> None:
+    """Such a save moves it, and leaves the instant from which a page view looks whether it is time."""
+    version = await SessionRows(store, 10, None).add("a", b"1", None)
+
+    assert await rows.save("a", b"2", version, principal=None, same=True, told=False)
+    loaded = (await rows.load("a"))["a"]
+    assert loaded.expires_at is not None
+    assert loaded.updated_at == loaded.created_at
+    assert 100 <= loaded.expires_at - loaded.created_at <= 100 + loaded.now - loaded.created_at
+
+
 async def test_a_touch_moves_the_expiry(rows: SessionRows, store: AnyStore) -> None:
     """From another lifetime to this one; a session that is not there is not touched."""
     await SessionRows(store, 10, None).add("a", b"1", None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from litestar import put
+from litestar import Response, get, put
+from litestar.background_tasks import BackgroundTask
 
-from sqlstore.litestar import SQLSessionConfig
+from sqlstore.litestar import SQLSessionConfig, save_session
 
 from .sessions import AnyRequest, AnyStore, Kind, application, ours_and_litestars, serving, sessions_of
 
@@ -130,3 +132,29 @@ async def test_the_cookie_ends_when_the_session_does(
 
     assert f"Max-Age={seconds}" in cookie.split("; ")
     assert seconds - 1 < row.expires - row.created - CLOSE < seconds
+
+
+async def test_what_is_saved_after_the_answers_keeps_no_cookie_from_moving(store: AnyStore) -> None:
+    """The browser of an active user is told of the expiry as soon as ``touch_after`` has passed since it was."""
+
+    async def count(request: AnyRequest) -> None:
+        request.session["page"] += 1
+        await save_session(request)
+
+    @get("/use")
+    async def use(request: AnyRequest) -> Response[int]:
+        return Response(request.session["page"], background=BackgroundTask(count, request))
+
+    async with serving(application(store, SQLSessionConfig(max_age=1000, touch_after=0.0005), use)) as site:
+        browser = await site.browser()
+        answer = await browser.put("/", json={"page": 1})
+        answers: list[str] = []
+        for _ in range(100):
+            answer = await browser.get("/use")
+            answers += answer.headers.get_list("set-cookie")
+            if answers:
+                break
+            await asyncio.sleep(0.02)
+
+    assert answer.json() > 1
+    assert "Max-Age=1000" in answers[0]

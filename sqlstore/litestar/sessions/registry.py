@@ -49,7 +49,7 @@ class SessionInfo:
     """Whose it is; the SHA-256 of what is no plain ASCII, None for nobody's."""
     created_at: datetime
     last_seen: datetime
-    """As exact as ``touch_after``."""
+    """As exact as ``touch_after``; what a websocket saves does not count."""
     expires_at: datetime | None
     """None for one that another hand stored without expiry."""
     user_agent: str | None

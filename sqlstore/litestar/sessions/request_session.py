@@ -336,7 +336,12 @@ class RequestSession:
             key = self._config.keys_of(session_id)[0] if rotates or self._moves(stored) else stored.key
             same = key == stored.key and principal == stored.principal
             version = await self._rows.save(
-                stored.key, data, stored.version, principal=principal, new_key=key, same=same, via=via
+                *(stored.key, data, stored.version),
+                principal=principal,
+                new_key=key,
+                same=same,
+                told=not self._late,  # or a page view would find that it is not time yet for another cookie
+                via=via,
             )
             if version:
                 break
