@@ -554,12 +554,8 @@ class _Run:
             version = _version(state, revision)
             await self._has_history(session)
             wanted = [each for each in source.migrations if each.version <= version]
-            kept = {
-                row.version
-                for row in recorded
-                for each in wanted
-                if (row.checksum, row.running) == (each.up.checksum, None)
-            }
+            as_written = {(each.version, each.up.checksum, None) for each in wanted}
+            kept = {row.version for row in recorded if (row.version, row.checksum, row.running) in as_written}
             for row in recorded:
                 if row.version not in kept:
                     await session.execute(

@@ -415,6 +415,17 @@ async def test_a_stamp_records_without_running(make_migrator: MakeMigrator, fold
     assert await make_migrator().stamp("base") == []
 
 
+@pytest.mark.adapters("asyncpg", "asyncmy_mysql", "sqlite")
+async def test_a_stamp_tells_versions_with_the_same_text_apart(make_migrator: MakeMigrator, folder: Folder) -> None:
+    """By their numbers: none that comes after it is kept because an earlier one reads the same."""
+    for label in ("0001_add", "0002_add_more", "0003_add_again"):
+        folder.write(label, "CREATE TABLE a (id integer);" if label == "0002_add_more" else "SELECT 1;")
+    await make_migrator().upgrade("head")
+    stamped = await make_migrator().stamp("1")
+
+    assert [row.version for row in stamped] == [1]
+
+
 async def test_a_script_does_what_an_upgrade_would(
     make_migrator: MakeMigrator, folder: Folder, look: Look, config: BaseConfig
 ) -> None:
