@@ -457,6 +457,8 @@ SELECT NULLIF(index_name, 'PRIMARY'), NOT non_unique,
     migration_settings=("SET SESSION lock_wait_timeout = 60, innodb_lock_wait_timeout = 60",),
     # It ends with its connection, too.
     lock=Statement("SELECT GET_LOCK(%s, 0)", ("lock",)),
+    # Nothing is sent over it while a migration runs: the server would close it, by many hosts' settings in a minute.
+    lock_settings=("SET SESSION wait_timeout = 2147483",),
     lock_end="DO RELEASE_ALL_LOCKS()",
     history=Statement(
         f"""

@@ -317,6 +317,21 @@ async def test_an_error_at_the_commit_names_the_file(make_migrator: MakeMigrator
     assert await look.tables() == set()
 
 
+@pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
+async def test_the_lock_outlasts_the_servers_patience_with_idle_connections(
+    adapter: Adapter, fresh_database: str, folder: Folder
+) -> None:
+    """Its connection is idle while a migration runs, and the server may close those after a minute."""
+    folder.write("0001_create_a", "CREATE TABLE a (id integer);\nDO SLEEP(2.5);\n")
+    folder.write("0002_create_b", "CREATE TABLE b (id integer);\n")
+    options = adapter.pool_config(fresh_database) | {"init_command": "SET SESSION wait_timeout = 1"}
+    migrations = {"script_location": folder.path}
+    config = adapter.config(pool_config=options, extension_config={"migrations": migrations})
+    applied = await Migrator(config).upgrade("head")
+
+    assert [each.migration.version for each in applied] == [1, 2]
+
+
 @pytest.mark.adapters("asyncpg", "asyncmy_mysql", "oracle", "sqlite")
 async def test_a_wrong_file_is_refused_before_another_runs(
     make_migrator: MakeMigrator, folder: Folder, look: Look
