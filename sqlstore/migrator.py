@@ -630,9 +630,10 @@ class _Run:
                 await self._run_file(session, step)
                 duration = time.monotonic() - began
                 if history:
-                    await session.write(self._dialect.forget, step.source, step.migration)
-                    if step.direction == "up":
-                        await session.write(self._dialect.record, step.source, step.migration, duration=duration)
+                    async with self._after(step):
+                        await session.write(self._dialect.forget, step.source, step.migration)
+                        if step.direction == "up":
+                            await session.write(self._dialect.record, step.source, step.migration, duration=duration)
                 applied = [Applied(step.source.name, step.migration, step.direction, duration)]
         except SQLStoreError as error:
             if not applied or isinstance(error, ContentionError):
@@ -657,7 +658,8 @@ class _Run:
             applied = Applied(step.source.name, step.migration, step.direction, time.monotonic() - began)
             if history:
                 done = self._dialect.mark if step.direction == "up" else self._dialect.forget
-                await session.write(done, step.source, step.migration, duration=applied.duration)
+                async with self._after(step, marks=True):
+                    await session.write(done, step.source, step.migration, duration=applied.duration)
             return [applied]
 
     async def _claim(self, session: _Session, step: _Step) -> bool | None:
@@ -694,15 +696,26 @@ class _Run:
         for number, statement in enumerate(statements, start=1):
             if self._on_progress is not None:
                 self._on_progress(Progress(step.source.name, step.file.name, number, len(statements)))
-            if marks:
-                where = f"{step.file.name}, line {statement.line}"
-                await session.write(self._dialect.mark, step.source, step.migration, running=where)
             try:
+                if marks:
+                    where = f"{step.file.name}, line {statement.line}"
+                    await session.write(self._dialect.mark, step.source, step.migration, running=where)
                 # What an application's statement does may take any time.
                 await session.run(Step(statement.text), limited=step.source.table is not None)
             except Exception as error:
                 if self._config.classify(error) not in tolerated:
                     raise self._failed(step, statement.line, error, marks=marks) from error
+
+    @asynccontextmanager
+    async def _after(self, step: _Step, *, marks: bool = False) -> AsyncGenerator[None, None]:
+        """Say whose file it was if the connection, as the file has left it, cannot write to the history."""
+        try:
+            yield
+        except SQLStoreError as error:
+            if isinstance(error, ContentionError) and not marks:
+                raise
+            at = "at its end, where a role, search path or database that it has set must not last"
+            raise self._failed(step, at, error.__cause__ or error, marks=marks) from error.__cause__
 
     def _failed(self, step: _Step, at: int | str, error: BaseException, *, marks: bool = False) -> MigrationError:
         """Return what says that a step failed *at* a line, or otherwise."""

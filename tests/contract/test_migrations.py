@@ -317,6 +317,25 @@ async def test_an_error_at_the_commit_names_the_file(make_migrator: MakeMigrator
     assert await look.tables() == set()
 
 
+@pytest.mark.adapters("asyncpg", "psycopg_sync")
+@pytest.mark.parametrize("first_line", ["", ALONE])
+@pytest.mark.parametrize("more", ["", "CREATE TABLE public.b (id integer);\n"])
+async def test_a_file_that_hides_the_history_is_named(
+    make_migrator: MakeMigrator, folder: Folder, first_line: str, more: str
+) -> None:
+    """As ``pg_dump`` writes them: what applies to the whole connection has to be undone in the file."""
+    text = f"{first_line}CREATE TABLE a (id integer);\nSELECT pg_catalog.set_config('search_path', '', false);\n{more}"
+    folder.write("0001_create_a", text)
+    message = r"^0001_create_a\.up\.sql, (at its end, where a .*search path|line).*sqlstore_migrations.* does not exist"
+    with pytest.raises(MigrationError, match=message) as raised:
+        await make_migrator().upgrade("head")
+    folder.write("0001_create_a", f"{text}RESET search_path;")
+
+    assert raised.value.file == "0001_create_a.up.sql"
+    if not first_line:
+        assert [each.migration.version for each in await make_migrator().upgrade("head")] == [1]
+
+
 @pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
 async def test_the_lock_outlasts_the_servers_patience_with_idle_connections(
     adapter: Adapter, fresh_database: str, folder: Folder
