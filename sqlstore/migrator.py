@@ -659,6 +659,8 @@ class _Run:
             if history:
                 done = self._dialect.mark if step.direction == "up" else self._dialect.forget
                 async with self._after(step, marks=True):
+                    for text in self._dialect.migration_end:
+                        await session.execute(Step(text))
                     await session.write(done, step.source, step.migration, duration=applied.duration)
             return [applied]
 
@@ -714,7 +716,7 @@ class _Run:
         except SQLStoreError as error:
             if isinstance(error, ContentionError) and not marks:
                 raise
-            at = "at its end, where a role, search path or database that it has set must not last"
+            at = "at its end, where a role, search path, database or transaction that it has set must not last"
             raise self._failed(step, at, error.__cause__ or error, marks=marks) from error.__cause__
 
     def _failed(self, step: _Step, at: int | str, error: BaseException, *, marks: bool = False) -> MigrationError:

@@ -201,6 +201,8 @@ class Dialect:
     """Answers something true if the lock is free and taken, and does not wait for it; None if *lock_begin* takes it."""
     lock_settings: tuple[str, ...] = ()
     """For the rest of the transaction that holds the lock."""
+    migration_end: tuple[str, ...] = ("COMMIT",)
+    """After a file without a transaction: ends one that it has left open, or fails."""
     lock_in_history: bool = False
     """It is a row of the history, so that there is none as long as there is no history."""
     lock_end: str

@@ -459,6 +459,7 @@ SELECT NULLIF(index_name, 'PRIMARY'), NOT non_unique,
     lock=Statement("SELECT GET_LOCK(%s, 0)", ("lock",)),
     # Nothing is sent over it while a migration runs: the server would close it, by many hosts' settings in a minute.
     lock_settings=("SET SESSION wait_timeout = 2147483",),
+    migration_end=("COMMIT", "SET SESSION autocommit = 1"),
     lock_end="DO RELEASE_ALL_LOCKS()",
     history=Statement(
         f"""

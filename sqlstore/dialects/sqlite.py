@@ -323,6 +323,7 @@ SELECT iif(origin = 'pk', NULL, stored.name), "unique",
     ),
     transactional_ddl=True,
     lock_begin=("BEGIN IMMEDIATE",),
+    migration_end=("BEGIN", "COMMIT"),  # there is none in another, nor an end of none
     lock_end="ROLLBACK",
     history=Statement(
         """

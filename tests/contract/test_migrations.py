@@ -336,6 +336,25 @@ async def test_a_file_that_hides_the_history_is_named(
         assert [each.migration.version for each in await make_migrator().upgrade("head")] == [1]
 
 
+@pytest.mark.adapters("asyncpg", "psycopg_sync", "asyncmy_mariadb", "asyncmy_mysql", "aiosqlite", "sqlite")
+async def test_a_transaction_that_a_file_leaves_open_is_noticed(
+    make_migrator: MakeMigrator, folder: Folder, look: Look, adapter: Adapter
+) -> None:
+    """Or what is reported as applied would go with the connection, and the entry in the history with it."""
+    folder.write("0001_create_a", f"{ALONE}CREATE TABLE a (id integer);\nBEGIN;\nINSERT INTO a VALUES (1);")
+    if adapter.dialect == "mysql":
+        folder.write("0002_fill_a", "SET autocommit = 0;\nINSERT INTO a VALUES (1);")
+    if adapter.dialect == "sqlite":
+        with pytest.raises(MigrationError, match=r"0001_create_a\.up\.sql, at its end, .* stamp 0001"):
+            await make_migrator().upgrade("head")
+        assert await look.rows("SELECT id FROM a") == []
+        return
+    await make_migrator().upgrade("head")
+
+    assert (await make_migrator().status())[1].problems == []
+    assert await look.rows("SELECT id FROM a") == [(1,)] * (2 if adapter.dialect == "mysql" else 1)
+
+
 @pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
 async def test_the_lock_outlasts_the_servers_patience_with_idle_connections(
     adapter: Adapter, fresh_database: str, folder: Folder
