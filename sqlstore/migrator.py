@@ -834,6 +834,9 @@ def _status(source: MigrationSource, applied: list[AppliedVersion]) -> SourceSta
         elif row.running is not None:
             where = f"{migration.label} stopped half-way in {row.running}, unless it runs now"
             problems.append(f"{where}: {_how_to_go_on(source, migration, row.running)}")
+        elif row.checksum != migration.up.checksum and row.name != migration.name:
+            other = f"{row.version:04}_{row.name}"
+            problems.append(f"{migration.up.name} has the number of {other}, which is applied: rename it to a new one")
         elif row.checksum != migration.up.checksum:
             problems.append(
                 f"{migration.up.name} was edited after it was applied: restore it and write a new migration, or, "

@@ -257,6 +257,19 @@ async def test_a_version_that_comes_too_late_is_refused(make_migrator: MakeMigra
         await make_migrator().upgrade()
 
 
+@pytest.mark.adapters("asyncpg", "asyncmy_mysql", "sqlite")
+async def test_a_number_that_another_migration_has_used_is_refused(make_migrator: MakeMigrator, folder: Folder) -> None:
+    """Two branches have taken it: neither file was edited."""
+    folder.write("0001_create_a", "CREATE TABLE a (id integer);")
+    await make_migrator().upgrade("head")
+    (folder.path / "0001_create_a.up.sql").unlink()
+    folder.write("0001_create_b", "CREATE TABLE b (id integer);")
+
+    message = r"0001_create_b\.up\.sql has the number of 0001_create_a, which is applied: rename it"
+    with pytest.raises(MigrationError, match=message):
+        await make_migrator().upgrade("head")
+
+
 async def test_a_statement_that_fails_is_named(
     make_migrator: MakeMigrator, folder: Folder, look: Look, adapter: Adapter
 ) -> None:
