@@ -449,7 +449,8 @@ SELECT NULLIF(index_name, 'PRIMARY'), NOT non_unique,
     script=Script(
         # Not what looks like a comment, and is for servers of some versions.
         comment=r"#[^\n]*|--(?=\s|\Z)[^\n]*|/\*(?!M?!).*?(?:\*/|\Z)",
-        quoted=r"""'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|`[^`]*(?:`|\Z)""",
+        # Possessive, or matching a string would take a hundred times its size in memory.
+        quoted=r"""'(?:[^'\\]|\\.)*+(?:'|\Z)|"(?:[^"\\]|\\.)*+(?:"|\Z)|`[^`]*(?:`|\Z)""",
         directive=r"^[ \t]*(?i:DELIMITER)[ \t]+\S+[ \t]*$",
     ),
     # Each transaction ends with the first DDL in it. A store's own timeouts are too short for a table in use.

@@ -141,7 +141,8 @@ _FLAT = r"/\*(?:(?!/\*|\*/).)*(?:\*/|\Z)"
 _NESTED = rf"/\*(?:(?!/\*|\*/).|{_FLAT})*(?:\*/|\Z)"  # comments nest, here to a depth of 3
 _SCRIPT = Script(
     comment=rf"--[^\n]*|/\*(?:(?!/\*|\*/).|{_NESTED})*(?:\*/|\Z)",
-    quoted=r"""[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)|'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)"""
+    # Possessive, or matching a string would take a hundred times its size in memory.
+    quoted=r"""[eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)|'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)"""
     r"""|(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)""",
     not_in_transaction=(
         r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION"

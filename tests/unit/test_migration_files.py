@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,6 +141,18 @@ def test_sqlite_does_not_look_away_in_a_transaction() -> None:
 def test_a_script_ends_its_last_statement(dialect: Dialect, text: str, end: str) -> None:
     """What follows it in the script is another one."""
     assert SQLFile("0001_a.up.sql", text).script(dialect) == text.rstrip() + end
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_a_long_string_takes_no_more_memory_than_a_few_of_it(dialect: Dialect) -> None:
+    """A migration may have a value of megabytes in it."""
+    text = f"CALL a(E'{'x' * 1_000_000}');\nSELECT 2;"
+    tracemalloc.start()
+    try:
+        assert len(_split(dialect, text)) == 2
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 # Names
