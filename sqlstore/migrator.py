@@ -680,6 +680,10 @@ class _Run:
         _refuse(state, step.direction)
         if (step.migration.version in {row.version for row in state.applied}) is (step.direction == "up"):
             return None
+        following = state.pending[0] if step.direction == "up" else step.source.find(max(state.applied).version)
+        if following != step.migration:
+            msg = f"{step.source.name}: another process has migrated the other way: see sqlstore current, and try again"
+            raise MigrationError(msg)
         return await self._has_history(session)
 
     async def _has_history(self, session: _Session) -> bool:

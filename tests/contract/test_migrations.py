@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sqlstore import MigrationError, TableMismatchError
+from sqlstore import MigrationError, TableMismatchError, migrator
 from sqlstore.migration_files import SQLFile
 from sqlstore.migrator import Migrator
 
@@ -461,6 +461,32 @@ async def test_a_way_back_that_stopped_half_way_is_resumed_by_hand(make_migrator
 
     assert "0003_fill_b.down.sql, line 3" in problem
     assert await _applied(make_migrator()) == [[1], [1]]
+
+
+@pytest.mark.adapters("asyncpg", "asyncmy_mysql", "sqlite")
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_two_that_go_in_opposite_directions_leave_no_gap(
+    make_migrator: MakeMigrator, folder: Folder, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What was undone, or applied, between two steps of another process stops it."""
+    for label in ("0001_a", "0002_b", "0003_c"):
+        folder.write(label, "SELECT 1;", "SELECT 1;")
+    await make_migrator().upgrade("head" if way == "down" else "1")
+    apply = migrator._Run._apply  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def meet(run: Any, step: Any) -> Any:  # noqa: ANN401 - the migrator's own
+        done = await apply(run, step)
+        if (step.migration.version, step.direction) == (2, way):
+            with monkeypatch.context() as context:
+                context.setattr(migrator._Run, "_apply", apply)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+                await (make_migrator().downgrade("base") if way == "up" else make_migrator().upgrade("head"))
+        return done
+
+    monkeypatch.setattr(migrator._Run, "_apply", meet)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(MigrationError, match="application: another process has migrated the other way"):
+        await (make_migrator().upgrade("head") if way == "up" else make_migrator().downgrade("base"))
+
+    assert (await _applied(make_migrator()))[1] == ([] if way == "up" else [1, 2, 3])
 
 
 # Stamps and scripts
