@@ -9,7 +9,7 @@ metadata = MetaData()
 Table("shop_order", metadata, Column("id", Integer, primary_key=True))  # in place of your models
 
 # region include_object
-SQLSTORE_TABLES = {"litestar_session", "sqlstore_migrations"}  # session_table and version_table
+SQLSTORE_TABLES = {"litestar_session", "sqlstore_migrations"}  # session_table, version_table; no schema
 
 
 def include_object(_item: object, name: str | None, type_: str, *_: object) -> bool:
