@@ -206,7 +206,7 @@ def renamed(text: str, table: str) -> str:
 def _migrations(paths: Iterable[Path] | Iterable[Traversable], table: str | None) -> tuple[Migration, ...]:
     found: dict[int, dict[str, tuple[str, SQLFile]]] = {}
     for path in sorted(paths, key=lambda path: path.name):
-        if not path.name.endswith(".sql"):
+        if not path.name.lower().endswith(".sql"):
             continue
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:

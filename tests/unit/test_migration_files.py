@@ -180,6 +180,7 @@ def test_a_folder_has_numbered_pairs(tmp_path: Path) -> None:
         (["1_a.up.sql"], "1_a.up.sql is not the name of a migration: use NNNN_name.up.sql"),
         (["0001_a.sql"], "0001_a.sql is not"),
         (["0001_A.up.sql"], "0001_A.up.sql is not"),
+        (["0001_a.up.SQL"], "0001_a.up.SQL is not"),
         (["0001_a.up.sql", "0001_b.up.sql"], "0001_b.up.sql has the number of 0001_a.up.sql: give one"),
         (["0001_a.up.sql", "00001_a.up.sql"], "has the number of"),
         (["0001_a.up.sql", "0001_b.down.sql"], "0001_b.down.sql has the number of 0001_a.up.sql"),
