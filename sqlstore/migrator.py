@@ -834,7 +834,8 @@ def _status(source: MigrationSource, applied: list[AppliedVersion]) -> SourceSta
             continue  # this is the code of an earlier release, whose tables the newer one still suits
         if migration is None:
             label = f"{row.version:04}_{row.name}"
-            problems.append(f"{label} is applied, and there is no {label}.up.sql: restore the file")
+            state = f"stopped half-way in {row.running}, unless it runs now" if row.running else "is applied"
+            problems.append(f"{label} {state}, and there is no {label}.up.sql: restore the file")
         elif row.running is not None:
             where = f"{migration.label} stopped half-way in {row.running}, unless it runs now"
             problems.append(f"{where}: {_how_to_go_on(source, migration, row.running)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -410,6 +411,22 @@ async def test_the_code_of_an_earlier_release_goes_on(make_migrator: MakeMigrato
     assert problems == []
     assert applied == []
     assert len(await make_migrator().check()) == 3
+
+
+@pytest.mark.adapters("asyncmy_mysql", "sqlite")
+async def test_a_later_release_s_version_that_stopped_is_not_called_applied(
+    make_migrator: MakeMigrator, folder: Folder
+) -> None:
+    """Code of an earlier release may start while it runs."""
+    folder.write_three()
+    folder.write("0003_fill_b", f"{ALONE}INSERT INTO b VALUES (3);\nINSERT INTO missing VALUES (4);")  # noqa: S608
+    with pytest.raises(MigrationError, match="line 3"):
+        await make_migrator().upgrade("head")
+    for file in folder.path.glob("0003*"):
+        file.unlink()
+
+    said = r"0003_fill_b stopped half-way in 0003_fill_b\.up\.sql, line 3, unless it runs now, and there is no"
+    assert re.search(said, "; ".join(await make_migrator().check()))
 
 
 # Down
