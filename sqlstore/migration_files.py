@@ -99,8 +99,9 @@ class SQLFile(NamedTuple):
             msg = f"{self.name} has no statement: write what it does, each with a ; at the end of a line"
             raise MigrationError(msg, file=self.name)
         refused = dialect.script.not_in_transaction
-        for text, line in statements:
-            if refused and self.in_transaction and (match := re.match(refused, text, re.IGNORECASE)):
+        for text, line in statements if refused and self.in_transaction else ():
+            found = (re.match(refused, each, re.IGNORECASE) for each in _commands(text, dialect.script))
+            if match := next(filter(None, found), None):
                 msg = (
                     f"{self.name}, line {line}: {match[0]} is not for a file that runs in a transaction: leave it out, "
                     "or begin the file with -- sqlstore: no-transaction"
@@ -268,6 +269,17 @@ def _split(text: str, script: Script) -> Iterator[SQLStatement]:
             begin = None
     if begin is not None:
         yield SQLStatement(text[begin:].rstrip(), line)
+
+
+def _commands(text: str, script: Script) -> Iterator[str]:
+    """Give a statement, and what may be others on its line, each behind a ``;``."""
+    begins = True
+    for match in _tokens(script, ";").finditer(text):
+        if begins and match.lastgroup != "comment":
+            begins = False
+            if match.start() == 0 or match[0].upper() != "END":  # which ends the body of a function or trigger
+                yield text[match.start() :]
+        begins = begins or match[0] == ";"
 
 
 @cache

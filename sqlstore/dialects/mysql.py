@@ -435,16 +435,20 @@ SELECT column_name, REPLACE(column_type, 'bigint(20)', 'bigint'), is_nullable = 
  ORDER BY ordinal_position""",
         ("table",) * 3,
     ),
+    # In an engine without transactions they would not keep two writers apart.
     indexes=Statement(
         f"""
 SELECT NULLIF(index_name, 'PRIMARY'), NOT non_unique,
        CONCAT('(', GROUP_CONCAT(column_name, IFNULL(CONCAT('(', sub_part, ')'), '') ORDER BY seq_in_index
-                                SEPARATOR ', '), ')')
+                                SEPARATOR ', '), ')',
+              (SELECT IF(engine = 'InnoDB', '', CONCAT(' ENGINE = ', engine))
+                 FROM information_schema.tables
+                WHERE {_OF_TABLE}))
   FROM information_schema.statistics
  WHERE {_OF_TABLE}
  GROUP BY index_name, non_unique
  ORDER BY index_name""",
-        ("table",) * 3,
+        ("table",) * 6,
     ),
     script=Script(
         # Not what looks like a comment, and is for servers of some versions.

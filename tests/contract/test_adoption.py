@@ -282,6 +282,17 @@ async def test_a_table_that_differs_is_refused_in_words(
         await sql(f"DROP TABLE {store.table_name}")
 
 
+@pytest.mark.adapters("asyncmy_mariadb", "asyncmy_mysql")
+async def test_a_table_in_an_engine_without_transactions_is_refused(make_store: MakeStore, sql: SQL) -> None:
+    """Its columns and keys are the same, and nothing that the stores promise would be true."""
+    store = make_store()
+    await _make(store, sql, "InnoDB", "MyISAM")
+
+    with pytest.raises(TableMismatchError, match=r"primary key is \(namespace, session_id\) ENGINE = MyISAM, not "):
+        await store.create_table()
+    await sql(f"DROP TABLE {store.table_name}")
+
+
 @each_database
 async def test_what_harms_nobody_may_be_there_besides(
     make_store: MakeStore, sql: SQL, database: str, dump: Dump

@@ -121,6 +121,23 @@ def test_a_transaction_cannot_be_ended_inside_of_its_file(dialect: Dialect, stat
     assert SQLFile("0001_a.up.sql", "ROLLBACK TO a;\nUPDATE begin SET x = 1;").checked_statements(dialect)
 
 
+@pytest.mark.parametrize(
+    "text", ["CREATE TABLE a (id integer); COMMIT; CREATE TABLE b (id integer);", "SELECT 1; /* it */ rollback;"]
+)
+def test_nor_in_the_middle_of_a_line(text: str) -> None:
+    """PostgreSQL runs what is on one line as several statements."""
+    with pytest.raises(MigrationError, match=r"line 1: (COMMIT|rollback) is not for a file"):
+        SQLFile("0001_a.up.sql", text).checked_statements(POSTGRESQL)
+
+
+def test_a_body_is_not_a_transaction() -> None:
+    """What is between BEGIN ATOMIC and END on one line, and in quotes, ends nothing."""
+    texts = ["BEGIN ATOMIC SELECT 1; SELECT 2; END;", "AS $$ BEGIN; COMMIT; END $$;", "AS 'SELECT 1; COMMIT';"]
+    files = [SQLFile("0001_a.up.sql", f"CREATE FUNCTION a() RETURNS void LANGUAGE sql {text}") for text in texts]
+
+    assert [len(file.checked_statements(POSTGRESQL)) for file in files] == [1, 1, 1]
+
+
 def test_sqlite_does_not_look_away_in_a_transaction() -> None:
     """``foreign_keys`` would stay what it is, and dropping a parent would delete its children."""
     with pytest.raises(MigrationError, match=r"line 1: PRAGMA foreign_keys is not for a file .* begin the file with"):
