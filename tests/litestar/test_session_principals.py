@@ -293,6 +293,22 @@ async def test_a_session_is_revoked(store: AnyStore) -> None:
         assert (await browsers[1].get("/id")).json() == {"id": None}
 
 
+async def test_a_session_is_revoked_although_its_id_has_changed(store: AnyStore) -> None:
+    """Since it was listed, or at that moment; another one of the same principal is not."""
+    async with serving(store) as site:
+        for number in range(40):
+            name = f"user {number}"
+            browsers = [await site.logged_in(name) for _ in range(2)]
+            handle = (await browsers[0].get("/id")).json()["id"]
+            [session] = [session for session in await site.sessions.list_sessions(name) if session.id == handle]
+            rotating = asyncio.create_task(browsers[0].post("/rotate"))
+            await (asyncio.sleep(number / 10_000) if number else rotating)
+            await site.sessions.revoke(session)
+            await rotating
+
+            assert await site.alive(*browsers) == [False, True], number
+
+
 async def test_all_others_are_revoked(store: AnyStore) -> None:
     """The session that asks stays, and so do those of other principals."""
     async with serving(store) as site:

@@ -91,16 +91,24 @@ class Sessions:
 
     async def revoke(self, session: SessionInfo) -> None:
         """End *session*, if it still lives: whoever has its cookie is nobody from now on."""
+        tried = None
+        while (key := await self._key_of(session)) is not None and key != tried:
+            if await self._rows.delete(key, self._unit()):
+                return
+            tried = key  # under which it is no more: it may have got a new id meanwhile
+
+    async def _key_of(self, session: SessionInfo) -> str | None:
         # What it is stored under is not in a SessionInfo, which may be shown: with hash_ids=False that logs in.
-        if session.principal is not None:
-            found = await self._rows.of_principal(session.principal)
-            key = next((other.key for other in found if _handle(other.key) == session.id), None)
-        else:
+        if session.principal is None:
             every = self._rows.all()
             key = await anext((other.key async for other in every if _handle(other.key) == session.id), None)
             await every.aclose()
-        if key is not None:
-            await self._rows.delete(key, self._unit())
+            return key
+        found = await self._rows.of_principal(session.principal)
+        key = next((other.key for other in found if _handle(other.key) == session.id), None)
+        if key is None:  # it may have a new id: the instant of its creation tells it from others
+            key = next((other.key for other in found if _instant(other.created_at) == session.created_at), None)
+        return key
 
     async def revoke_all(self, principal: Principal) -> int:
         """End all sessions of *principal*, and return how many there were."""
@@ -136,13 +144,17 @@ def _handle(key: str) -> str:
     return sha256(key.encode()).hexdigest()[:32]
 
 
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def _info(session: StoredSession, client: _Client = _UNKNOWN) -> SessionInfo:
     return SessionInfo(
         id=_handle(session.key),
         principal=session.principal,
-        created_at=datetime.fromtimestamp(session.created_at, UTC),
-        last_seen=datetime.fromtimestamp(session.updated_at, UTC),
-        expires_at=None if session.expires_at is None else datetime.fromtimestamp(session.expires_at, UTC),
+        created_at=_instant(session.created_at),
+        last_seen=_instant(session.updated_at),
+        expires_at=None if session.expires_at is None else _instant(session.expires_at),
         user_agent=client.user_agent,
         address=client.address,
     )
