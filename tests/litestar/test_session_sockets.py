@@ -261,6 +261,19 @@ async def test_a_socket_s_session_is_saved_when_it_closes(store: AnyStore, body:
         assert socket.complaints[:1] == (["unexpected close: closed"] if body is _listen_until_it_raises else [])
 
 
+@pytest.mark.parametrize("code", [1011, 4500])
+async def test_a_browser_cannot_choose_that_nothing_is_saved(store: AnyStore, code: int) -> None:
+    """By leaving with a code that Litestar closes a socket with after an exception."""
+    async with serving(store, handler(_listen_until_it_raises)) as site:
+        await site.browser.put("/", json={"user": "ada"})
+        socket = site.socket()
+        assert await socket.hears() == ""
+        socket.says("hello")
+        await socket.leaves(code)
+
+        assert await site.session() == {"user": "ada", "said": "hello"}
+
+
 async def test_a_session_is_saved_if_the_browser_is_gone(store: AnyStore) -> None:
     """The handler may notice when it sends something, which raises: that is no fault of its own."""
 

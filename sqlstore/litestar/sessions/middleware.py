@@ -107,11 +107,13 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
 
     async def _serve_socket(self, session: RequestSession, scope: Scope, receive: Receive, send: Send) -> None:
         accepted = ended = left = gone = False
+        farewell: int | None = None  # the browser's own, with which Litestar closes, too
 
         async def receive_and_note() -> Any:  # noqa: ANN401 - of several types
-            nonlocal left
-            message = await receive()
-            left = left or message["type"] == "websocket.disconnect"
+            nonlocal left, farewell
+            message: Any = await receive()
+            if message["type"] == "websocket.disconnect":
+                left, farewell = True, message.get("code")
             return message
 
         async def send_and_store(message: Message) -> None:
@@ -121,7 +123,7 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
                 accepted = True
             elif message["type"] == "websocket.close" and not ended:
                 ended = True
-                if gone or message.get("code") not in _FAILED:
+                if gone or message.get("code") not in _FAILED - {farewell}:
                     await session.close(accepted=accepted, left=left or gone)
             try:
                 await send(message)
