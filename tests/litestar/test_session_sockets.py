@@ -29,6 +29,7 @@ from sqlstore.litestar import (
 )
 
 from .applications import running
+from .sessions import Kind, ours_and_litestars
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -188,9 +189,14 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(store: AnyStore, *handlers: ControllerRouterHandler, **options: Any) -> AsyncGenerator[Site, None]:  # noqa: ANN401
+async def serving(
+    store: AnyStore,
+    *handlers: ControllerRouterHandler,
+    kind: Kind = SQLSessionConfig,
+    **options: Any,  # noqa: ANN401 - see the configs
+) -> AsyncGenerator[Site, None]:
     """Give an application whose sessions are in *store*."""
-    config = SQLSessionConfig(**options)
+    config = kind(**options)
     app = Litestar(
         [remember, recall, forget, *handlers],
         stores={"sessions": store},
@@ -259,6 +265,19 @@ async def test_a_socket_s_session_is_saved_when_it_closes(store: AnyStore, body:
         assert await site.session() == {"user": "ada", "said": "hello"}
         # Litestar answers a browser that has left before its handler noticed, with sessions and without.
         assert socket.complaints[:1] == (["unexpected close: closed"] if body is _listen_until_it_raises else [])
+
+
+@ours_and_litestars
+async def test_what_a_socket_changes_is_not_lost(store: AnyStore, kind: Kind) -> None:
+    """As all of it is with Litestar's own middleware, which saves with a response only."""
+    async with serving(store, handler(_listen_once_and_close), kind=kind) as site:
+        await site.browser.put("/", json={"user": "ada"})
+        socket = site.socket()
+        assert await socket.hears() == ""
+        socket.says("hello")
+        await socket.ends()
+
+        assert await site.session() == {"user": "ada"} | ({"said": "hello"} if kind is SQLSessionConfig else {})
 
 
 @pytest.mark.parametrize("code", [1011, 4500])
