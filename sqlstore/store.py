@@ -392,8 +392,10 @@ class BaseSQLSpecStore(NamespacedStore, Generic[ConfigT]):
         return Row(stored, data, lifetime, None, int.from_bytes(os.urandom(8), "big") >> 1)
 
     def _submit(self, verb: Verb, rows: Sequence[Row], *, ordered: bool = True) -> asyncio.Future[Answer]:
-        if verb.write and self._sql.one_writer and (unit := writing_unit(self._config)):
-            return asyncio.ensure_future(self._submit_after(unit, verb, rows, ordered=ordered))
+        if self._sql.one_writer and (unit := writing_unit(self._config)):
+            if verb.write:
+                return asyncio.ensure_future(self._submit_after(unit, verb, rows, ordered=ordered))
+            ordered = False  # the writes before it may wait for the unit, which would wait for it
         return self._lanes().submit(Operation(verb, rows, ordered=ordered))
 
     async def _submit_after(self, unit: UnitOfWork, verb: Verb, rows: Sequence[Row], *, ordered: bool) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import sqlite3
 import threading
@@ -483,6 +484,39 @@ async def test_a_conflict_undoes_the_rows(site: Site) -> None:
 
         assert again.status_code == 201
         assert (await shop.session())["key"] == 2
+    assert await site.ids() == [1, 2]
+
+
+async def test_a_conflict_waits_for_nobody_who_waits_for_it(site: Site) -> None:
+    """A session is merged although others wait, as on SQLite, for the transaction to end before they renew it."""
+    loop = asyncio.get_running_loop()
+    waiting: list[asyncio.Task[bytes | None]] = []
+
+    async def change(call: Call) -> None:
+        await in_loop(call, loop, somebody_else())
+        await call.db.execute(site.tables.insert, (call.id,))
+        await in_loop(call, loop, begin_to_renew())
+        call.request.session["key"] = call.id
+
+    async def somebody_else() -> None:
+        async with shop.browser(shop.client.cookies) as other:
+            assert (await other.post("/remember", params={"other": "yes"})).status_code == 201
+
+    async def begin_to_renew() -> None:
+        backend, own = SQLSessionBackend(config=shop.sessions), shop.client.cookies["session"]
+        # In a context of its own, as that of another request.
+        waiting.append(asyncio.create_task(backend.get(own, shop.store), context=contextvars.Context()))
+        await asyncio.wait(waiting, timeout=0.5)
+
+    options = {"size": 4, "timeout": 30}
+    async with selling(site, site.route("/change", change), options=options, touch_after=0) as shop:
+        await shop.client.post("/login", params={"id": 1})
+        async with asyncio.timeout(15):
+            answer = await shop.client.post("/change", params={"id": 2})
+            await asyncio.gather(*waiting)
+
+        assert answer.status_code == 201
+        assert await shop.session() == {"visits": 1, "other": "yes", "key": 2}
     assert await site.ids() == [1, 2]
 
 
