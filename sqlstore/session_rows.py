@@ -95,9 +95,12 @@ class SessionRows:
             *(scope, sql.save_sessions, lives), lifetime=max_age, last_counts=False, repeat=Repeat.RECOGNISED
         )
 
-    async def load(self, *keys: str) -> dict[str, StoredSession]:
-        """Return those that live, by key."""
-        answer = await self._submit(self._load, [Row(key) for key in sorted(keys)])
+    async def load(self, *keys: str, ordered: bool = True) -> dict[str, StoredSession]:
+        """Return those that live, by key; not *ordered*, without waiting for writes of theirs that were called before.
+
+        A transaction that has found another version than it expected may hold the row's lock, for which those wait.
+        """
+        answer = await self._submit(self._load, [Row(key) for key in sorted(keys)], ordered=ordered)
         return {row.key: row for row in self._living(answer[key] for key in keys if key in answer)}
 
     async def add(self, key: str, data: bytes, principal: str | None, via: UnitOfWork | None = None) -> int:

@@ -520,6 +520,24 @@ async def test_a_conflict_waits_for_nobody_who_waits_for_it(site: Site) -> None:
     assert await site.ids() == [1, 2]
 
 
+@pytest.mark.adapters("asyncpg", "asyncmy_mysql", "aiosqlite")
+async def test_no_merge_waits_for_a_save_that_waits_for_it(site: Site) -> None:
+    """A transaction that finds another version than it expected holds the row's lock nevertheless, until it ends."""
+    turn = asyncio.Semaphore(12)
+
+    async def visit(number: int) -> int:
+        path, params = ("/visit", {"id": number}) if number % 2 else ("/remember", {f"key {number}": "yes"})
+        async with turn, shop.browser(shop.client.cookies) as browser:
+            return (await browser.post(path, params=params)).status_code
+
+    async with selling(site, options={"timeout": 4}) as shop:
+        await shop.client.post("/login", params={"id": 100})
+        statuses = await asyncio.gather(*(visit(number) for number in range(80)))
+
+        assert set(statuses) == {201}
+        assert len([key for key in await shop.session() if key.startswith("key")]) == 40
+
+
 async def test_a_session_that_others_have_ended_stays_so(site: Site) -> None:
     """The rows are committed nevertheless; what was written into the session is dropped."""
     loop = asyncio.get_running_loop()

@@ -172,8 +172,8 @@ class RequestSession:
         _LOGGER.warning("a session of %d bytes is not the JSON of an object, and left alone", len(stored.data))
         return None
 
-    async def _find(self, session_id: str) -> StoredSession | None:
-        found = await self._config.find(session_id, self._rows)
+    async def _find(self, session_id: str, *, ordered: bool = True) -> StoredSession | None:
+        found = await self._config.find(session_id, self._rows, ordered=ordered)
         self._stored_since = self._loop.time()
         return found
 
@@ -345,7 +345,7 @@ class RequestSession:
             )
             if version:
                 break
-            found = await self._find(known)
+            found = await self._find(known, ordered=via is None)
             if found is None:
                 await self._restart(mine, principal, login=login, via=via)
                 return
