@@ -136,8 +136,12 @@ def show_pruned(deleted: int, left: int) -> None:
 
 def _table_of(databases: Databases) -> Store:
     """Return a store that covers the whole table."""
-    store: Store = databases.config().new_store()
-    return type(store)(store.config, namespace=None)
+    config = databases.config()
+    try:
+        store: Store = config.new_store()
+    except (TypeError, ValueError) as error:  # the table's name
+        raise click.ClickException(str(error)) from error
+    return type(store)(config, namespace=None)
 
 
 def _in_table(databases: Databases, work: Callable[[Store], Awaitable[T]]) -> T:

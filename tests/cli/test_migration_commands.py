@@ -200,7 +200,9 @@ def test_a_wrong_file_is_refused_before_any_sql(
     assert not tmp_path.joinpath("app.db").exists()
 
 
-@pytest.mark.parametrize("command", [["upgrade"], ["current"], ["stamp", "head"]])
+@pytest.mark.parametrize(
+    "command", [["upgrade"], ["current"], ["stamp", "head"], ["sql"], ["stats"], ["prune"], ["doctor"]]
+)
 def test_a_table_name_that_is_none_is_one_line(program: Program, command: list[str]) -> None:
     """With --config, too, where the config does not check it."""
     complaint = program("--url", "sqlite:///a.db", "--table", "a-b", *command, code=1).complaint
