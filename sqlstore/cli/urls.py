@@ -79,7 +79,8 @@ def _split(url: str) -> SplitResult:
 
 
 def _dsn(name: str) -> Callable[[SplitResult], Mapping[str, object]]:
-    return lambda parts: {name: parts._replace(scheme="postgresql").geturl()}
+    # Not geturl(): without a host, as for a socket, it leaves out slashes that libpq needs.
+    return lambda parts: {name: f"postgresql://{parts.netloc}{parts.path}{'?' if parts.query else ''}{parts.query}"}
 
 
 def _options(database: str, port: int) -> Callable[[SplitResult], Mapping[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 
@@ -43,6 +44,16 @@ def test_a_url_names_the_database(program: Program, url: str) -> None:
     [_, row] = program("--url", url, "--table", "mine", "current").lines
 
     assert row == ["store:mine", "-", "-", "1", "0"]
+
+
+@pytest.mark.adapters("asyncpg", "psycopg")
+def test_a_url_without_a_host_names_it_in_its_query(program: Program, url: str) -> None:
+    """As for a Unix socket, whose path is no host's name."""
+    parts = urlsplit(url)
+    account = {"user": parts.username, "password": unquote(parts.password or "")}
+    query = urlencode({"host": parts.hostname, "port": parts.port, **account})
+
+    assert program("--url", f"{parts.scheme}://{parts.path}?{query}", "current").lines[1][0] == "store:litestar_session"
 
 
 @pytest.mark.parametrize(
