@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import re
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,8 +14,9 @@ import click
 import msgspec
 from rich.console import Console
 
-from ..database_session import DatabaseSession, SyncDatabaseSession
+from ..database_session import STREAMED_ROWS, DatabaseSession, SyncDatabaseSession, session_of
 from ..exceptions import SQLStoreError
+from ..unit_of_work import UnitOfWork
 from .configs import Databases, run
 from .output import json_option, show
 
@@ -50,24 +52,25 @@ def dump_data(databases: Databases, folder: Path, names: tuple[str, ...], *, as_
 async def _dump(config: BaseConfig, folder: Path, names: Sequence[str], status: Status) -> list[tuple[str, int, str]]:
     dumped: list[tuple[str, int, str]] = []
     table = "the list of tables"
+    # All tables as they were at one instant, and no lock for which a writer would wait: SQLite has one writer.
+    level = "REPEATABLE READ" if "REPEATABLE READ" in config.dialect.isolation_levels else None
+    unit = UnitOfWork(config, config.transaction_mode(level, read_only=True))
     try:
-        async with config.get_session() as session, AsyncExitStack() as stack:
-            # One connection, also where each statement would commit by itself and give it back.
-            if isinstance(session, SyncDatabaseSession):
-                stack.enter_context(session.transaction())
-            else:
-                await stack.enter_async_context(session.transaction())
-            tables: dict[str, str] = {}
-            async for row in _rows(session, config.dialect.tables):
-                name, tables[name] = row.values()
-            files = _files(folder, names, tables)
-            for table, file in files.items():
-                dumped.append((table, await _write(session, tables[table], file, status), str(file)))
+        await unit.connection()
+        session = session_of(unit)
+        tables: dict[str, str] = {}
+        async for row in _rows(session, config.dialect.tables):
+            name, tables[name] = row.values()
+        files = _files(folder, names, tables)
+        for table, file in files.items():
+            dumped.append((table, await _write(session, tables[table], file, status), str(file)))
     except (click.ClickException, SQLStoreError):
         raise
     except Exception as error:
         msg = f"cannot dump {table}: {error}"
         raise click.ClickException(msg) from error
+    finally:
+        await unit.end(commit=False)
     return dumped
 
 
@@ -89,7 +92,9 @@ async def _write(session: Session, sql: str, file: Path, status: Status) -> int:
 async def _rows(session: Session, sql: str) -> AsyncGenerator[dict[str, Any], None]:
     if isinstance(session, SyncDatabaseSession):
         with session.stream(sql) as rows:
-            for row in rows:
+            for number, row in enumerate(rows):
+                if number % STREAMED_ROWS == 0:
+                    await asyncio.sleep(0)  # Ctrl-C is heard when the loop has its turn
                 yield row
     else:
         async with session.stream(sql) as rows_to_come:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
+from .conftest import ROOT
+
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from .conftest import Program
 
 MANY = 1100
 """Rows of more than one page."""
+LONG = 100_000
+"""Rows that take a while."""
+PATIENCE = 60
+"""Seconds for what takes two."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +85,86 @@ def test_tables_are_chosen_by_their_names(program: Program, tmp_path: Path) -> N
 
     assert unknown == "there is no table 'Mny' in the current schema: is it many?"
     assert [path.name for path in (tmp_path / "some").iterdir()] == ["many.json"]
+
+
+# While others work
+
+
+@contextmanager
+def dumping(folder: Path, url: str, begun: str) -> Generator[subprocess.Popen[bytes], None, None]:
+    """Give a process that dumps the database at *url* to ``all``, once it has *begun* that file there."""
+    # What a shell runs in the background would ignore an interrupt.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import sqlstore.__main__"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--url", url, "dump-data", "all"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "all" / begun).exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """Return a SQLite file with a table that takes its time."""
+    file = tmp_path / "long.db"
+    numbers = "WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < ?) SELECT id FROM n"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE long (id integer)")
+        connection.execute(f"INSERT INTO long {numbers}", (LONG,))
+    return file
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
+def test_a_dump_keeps_no_writer_waiting(tmp_path: Path, long: Path, scheme: str) -> None:
+    """Not on SQLite, where there is one: the application's sessions are saved meanwhile."""
+    with (
+        dumping(tmp_path, f"{scheme}:///{long.name}", "long.json.part") as process,
+        closing(sqlite3.connect(long, isolation_level=None, timeout=0)) as connection,
+    ):
+        connection.execute("INSERT INTO long VALUES (-1)")
+        assert process.poll() is None
+        assert process.wait(PATIENCE) == 0
+
+    assert len(json.loads((tmp_path / "all" / "long.json").read_text())) == LONG
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
+def test_a_dump_can_be_interrupted(tmp_path: Path, long: Path, scheme: str) -> None:
+    """Over a driver of either kind; what is not complete is not under its name."""
+    with dumping(tmp_path, f"{scheme}:///{long.name}", "long.json.part") as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, said.split()) == (1, [b"Aborted!"])
+    assert not (tmp_path / "all" / "long.json").exists()
+
+
+@pytest.mark.adapters("asyncpg", "psycopg")
+async def test_all_tables_are_of_one_instant(tmp_path: Path, url: str, fresh_database: str) -> None:
+    """What is committed between two of them is in neither."""
+    connection = await asyncpg.connect(fresh_database)
+    try:
+        await connection.execute("CREATE TABLE first (id bigint); CREATE TABLE second (id bigint)")
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE second")
+            with dumping(tmp_path, url, "first.json") as process:
+                await connection.execute("INSERT INTO first VALUES (1); INSERT INTO second VALUES (1); COMMIT; BEGIN")
+                assert process.wait(PATIENCE) == 0
+    finally:
+        await connection.close()
+
+    assert {file.name: json.loads(file.read_text()) for file in (tmp_path / "all").iterdir()} == {
+        "first.json": [],
+        "second.json": [],
+    }
