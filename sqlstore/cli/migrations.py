@@ -118,8 +118,7 @@ def downgrade(  # noqa: PLR0913 - the command's options
 
     REVISION is -1, base, a number, or a label such as 0002_add_books; of the application's migrations, if it has any.
     """
-    if revision.startswith("--"):
-        raise click.NoSuchOption(revision)
+    _refuse_option(revision)
     migrator = _migrator(databases)
     if as_sql:
         _script(lambda: migrator.sql("down", revision, source))
@@ -173,7 +172,7 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
     ctx.exit(1 if problems else 0)
 
 
-@click.command("stamp")
+@click.command("stamp", context_settings=_SIGNED)
 @click.argument("revision")
 @_source_option
 @json_option
@@ -183,6 +182,7 @@ def stamp(databases: Databases, revision: str, source: str | None, *, as_json: b
 
     For what was done by hand: a version that stopped half-way, or a database that is older than this tool.
     """
+    _refuse_option(revision)
     recorded = run(_migrator(databases).stamp(revision, source))
     rows = [(_label(version), version.applied_at) for version in recorded]
     show(("migration", "applied_at"), rows, as_json=as_json)
@@ -240,6 +240,11 @@ class _Progress:
 
     def _update(self, at: Progress) -> None:
         self._status.update(f"{at.source}: {at.file}, statement {at.statement} of {at.statements}")
+
+
+def _refuse_option(revision: str) -> None:
+    if revision.startswith("--"):
+        raise click.NoSuchOption(revision)
 
 
 def _migrator(databases: Databases) -> Migrator:

@@ -249,6 +249,7 @@ def test_a_stamp_records_what_was_done_by_hand(program: Program, options: list[s
     assert [row[0] for row in program(*options, "stamp-migration", "1").lines] == ["migration", "0001_books"]
 
     assert "no such table: books" in program(*options, "downgrade", "--no-prompt", code=1).complaint
+    assert [row[0] for row in program(*options, "stamp", "-1").lines] == ["migration"]
 
 
 def test_there_is_nothing_to_merge(program: Program) -> None:
@@ -309,9 +310,10 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_an_unknown_option_is_no_revision(program: Program, options: list[str]) -> None:
+@pytest.mark.parametrize("command", ["downgrade", "stamp"])
+def test_an_unknown_option_is_no_revision(program: Program, options: list[str], command: str) -> None:
     """Although -1 is one."""
-    assert "No such option '--no-promt'" in program(*options, "downgrade", "--no-promt", code=2).complaint
+    assert "No such option '--no-promt'" in program(*options, command, "--no-promt", code=2).complaint
 
 
 def test_help_needs_no_database(program: Program) -> None:
