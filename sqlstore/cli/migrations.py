@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from .configs import Databases, explained, run
 from .output import confirm, json_option, json_text, no_prompt_option, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from ..migration_files import SQLFile
     from ..migrator import Applied, AppliedVersion, Progress
@@ -39,7 +40,8 @@ _SIGNED = {"ignore_unknown_options": True}
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
     """Make the folder DIR for the application's own migrations."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with _written():
+        folder.mkdir(parents=True, exist_ok=True)
     click.echo(
         f'Made {folder}. Name it in the config: extension_config={{"migrations": {{"script_location": "{folder}"}}}}'
     )
@@ -67,7 +69,7 @@ def make_migration(databases: Databases, name: str) -> None:
     texts["down"] = f"-- Undoes {label}.\n"
     for direction, text in texts.items():
         file = folder / f"{label}.{direction}.sql"
-        with file.open("x", encoding="utf-8") as output:
+        with _written(), file.open("x", encoding="utf-8") as output:
             output.write(text)
         click.echo(file)
 
@@ -240,6 +242,14 @@ class _Progress:
 
     def _update(self, at: Progress) -> None:
         self._status.update(f"{at.source}: {at.file}, statement {at.statement} of {at.statements}")
+
+
+@contextmanager
+def _written() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _refuse_option(revision: str) -> None:

@@ -71,6 +71,13 @@ def test_a_migration_has_a_plain_name(program: Program, options: list[str], fold
     assert {*folder.iterdir()} == before
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(program: Program, tmp_path: Path) -> None:
+    """With what the system says, and of which path."""
+    (tmp_path / "file").touch()
+
+    assert program("init", "file/migrations", code=1).complaint.endswith("Not a directory: 'file/migrations'")
+
+
 def test_a_config_without_a_folder_gets_no_migration(program: Program) -> None:
     """The message says how to have one."""
     complaint = program("--url", "sqlite:///app.db", "make-migration", "x", code=1).complaint
