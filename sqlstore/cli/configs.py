@@ -115,7 +115,7 @@ def _configs_at(path: str) -> Mapping[str, BaseConfig]:
         msg = f"--config: the module {module_name} has no {name!r}" + (f"; is it {advice[0]!r}?" if advice else "")
         raise click.UsageError(msg) from None
     if isinstance(found, Mapping):
-        named: list[tuple[Any, Any]] = [*anything.items()]
+        named: list[tuple[str, Any]] = [(str(key), each) for key, each in anything.items()]
     else:
         several = anything if isinstance(found, (list, tuple)) else [anything]
         named = [(getattr(each, "bind_key", ""), each) for each in several]

@@ -24,6 +24,7 @@ one, two = of("one"), of("two")
 several = [one, two]
 pair = (two, one)
 mapping = {"a": one, "b": two}
+numbered = {1: one, 2: two}
 twice = [one, one]
 nothing = []
 number = 5
@@ -132,6 +133,7 @@ def test_postgresql_is_reached_through_the_driver_that_is_installed(process: Pro
         (["settings:several", "--bind-key", "two"], "two.db"),
         (["settings:pair", "--bind-key", "one"], "one.db"),
         (["settings:mapping", "--bind-key", "b"], "two.db"),
+        (["settings:numbered", "--bind-key", "2"], "two.db"),
     ],
 )
 def test_a_config_is_named_by_its_module_and_its_key(
