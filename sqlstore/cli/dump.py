@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 import re
 from contextlib import aclosing
 from pathlib import Path
@@ -81,12 +82,18 @@ async def _write(session: Session, sql: str, file: Path, status: Status) -> int:
     with unfinished.open("wb") as output:
         async with aclosing(_rows(session, sql)) as found:
             async for row in found:
-                output.write((b",\n" if rows else b"[\n") + msgspec.json.encode(row, enc_hook=str))
+                values = {name: _finite(value) for name, value in row.items()}
+                output.write((b",\n" if rows else b"[\n") + msgspec.json.encode(values, enc_hook=str))
                 rows += 1
                 status.update(f"{file.name}: {rows} rows")
         output.write(b"\n]\n" if rows else b"[]\n")
     unfinished.rename(file)
     return rows
+
+
+def _finite(value: object) -> object:
+    """Return *value*; as text, if it is a number that JSON has not, for which null would stand."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 async def _rows(session: Session, sql: str) -> AsyncGenerator[dict[str, Any], None]:

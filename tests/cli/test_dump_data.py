@@ -52,6 +52,16 @@ def test_each_table_is_a_file_of_json(program: Program, tmp_path: Path, scheme: 
     assert len(json.loads((tmp_path / "all" / "many.json").read_text())) == MANY
 
 
+def test_a_number_that_json_has_not_is_text(program: Program, tmp_path: Path) -> None:
+    """And no null, which says that there is none."""
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE limits (least real, most real)")
+        connection.execute("INSERT INTO limits VALUES (-9e999, 9e999)")
+    program("--url", "sqlite:///app.db", "dump-data", "all", "--table", "limits")
+
+    assert json.loads((tmp_path / "all" / "limits.json").read_text()) == [{"least": "-inf", "most": "inf"}]
+
+
 def test_a_file_is_in_the_folder_whatever_the_table_is_called(program: Program, tmp_path: Path) -> None:
     """What makes a path of a name is written as in a URL."""
     names = ["../evil", "..%2Fevil", f"{tmp_path}/evil"]
