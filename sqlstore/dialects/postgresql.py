@@ -348,8 +348,9 @@ SELECT stored.namespace, count(*), count(*) FILTER (WHERE {_EXPIRED}), count(DIS
  ORDER BY stored.namespace""",
         ("namespace", "end"),
     ),
+    # A row of an heir is in the heir's own file, and one of a partition in the file of the whole.
     tables="""
-SELECT relname, 'SELECT * FROM ' || quote_ident(relname)
+SELECT relname, 'SELECT * FROM ' || CASE relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || quote_ident(relname)
   FROM pg_class
  WHERE relnamespace = current_schema()::regnamespace
    AND relkind IN ('r', 'p')

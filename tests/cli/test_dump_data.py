@@ -97,6 +97,29 @@ def test_tables_are_chosen_by_their_names(program: Program, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "some").iterdir()] == ["many.json"]
 
 
+HEIRS = """
+CREATE TABLE parent (id bigint);
+CREATE TABLE heir (name text) INHERITS (parent);
+INSERT INTO heir VALUES (1, 'a');
+CREATE TABLE whole (id bigint) PARTITION BY LIST (id);
+CREATE TABLE part PARTITION OF whole FOR VALUES IN (1);
+INSERT INTO whole VALUES (1);
+"""
+
+
+@pytest.mark.adapters("asyncpg")
+def test_each_row_is_in_one_file(program: Program, tmp_path: Path, url: str) -> None:
+    """PostgreSQL shows one of an heir, or of a partition, in two tables."""
+    folder = tmp_path / "heirs"
+    folder.mkdir()
+    (folder / "0001_heirs.up.sql").write_text(HEIRS)
+    program("--url", url, "--script-location", "heirs", "upgrade", "--source", "application")
+    said = program("--url", url, "dump-data", "all")
+
+    assert [line[:2] for line in said.lines[1:4]] == [["heir", "1"], ["parent", "0"], ["sqlstore_migrations", "1"]]
+    assert [line[:2] for line in said.lines[4:]] == [["whole", "1"]]
+
+
 # While others work
 
 
