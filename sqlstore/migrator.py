@@ -676,6 +676,8 @@ class _Run:
 
     async def _begin(self, session: _Session, step: _Step) -> bool | None:
         """Return whether there is a history to write to, which is made if need be; None if there is nothing to do."""
+        if self._dialect.transactional_ddl:  # where nothing else can be asked after an error
+            await session.recorded(step.source.name)  # raises here if the role may not see it
         state = await session.state(step.source, step.direction)
         _refuse(state, step.direction)
         if (step.migration.version in {row.version for row in state.applied}) is (step.direction == "up"):

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sqlstore import BaseSQLSpecStore, Migrator, SQLStoreError
+from sqlstore import BaseSQLSpecStore, Migrator, ReadOnlyError, SQLStoreError
 from sqlstore.adapters.asyncmy import AsyncmyConfig, AsyncmyStore
 from sqlstore.adapters.asyncpg import AsyncpgConfig, AsyncpgStore
 from sqlstore.dialects import MYSQL, POSTGRESQL
@@ -103,6 +103,14 @@ async def test_a_role_with_the_grants_finds_nothing_to_migrate(limited: AsyncpgS
 
     assert await migrator.upgrade() == []
     assert await migrator.check() == []
+
+
+async def test_a_role_that_may_not_see_the_history_cannot_migrate(limited: AsyncpgStore) -> None:
+    """And is told so, whatever it wants to do."""
+    with pytest.raises(ReadOnlyError, match="permission denied for table sqlstore_migrations"):
+        await Migrator(limited.config).downgrade("base")
+    with pytest.raises(ReadOnlyError, match="permission denied for table sqlstore_migrations"):
+        await limited.drop_table()
 
 
 @pytest.mark.parametrize("privilege", ["USAGE", "SELECT", "INSERT", "UPDATE", "DELETE"])
