@@ -34,12 +34,14 @@ from sqlstore.names import digest_key
 from sqlstore.session_rows import SessionRows
 
 from .applications import running
+from .sessions import rows
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
 
     from sqlstore.unit_of_work import UnitOfWork
 
+    from ..contract.conftest import SQL
     from .applications import Call, Site
 
 AnyStore: TypeAlias = BaseSQLSpecStore[Any]
@@ -199,11 +201,12 @@ async def test_a_logout_that_overlaps_a_move_to_the_hash_logs_out(
         assert (await client.get("/", headers=cookie)).json() == {}
 
 
+async def _whoever(session: dict[str, Any], _: Any) -> str | None:  # noqa: ANN401
+    return session.get("user")
+
+
 def authenticated(store: AnyStore, *handlers: Any, **options: Any) -> Litestar:  # noqa: ANN401
     """Return an application under ``SessionAuth``, whose sessions have no principals."""
-
-    async def user_of(session: dict[str, Any], _: Any) -> str | None:  # noqa: ANN401
-        return session.get("user")
 
     @get("/login")
     async def login(request: AnyRequest) -> None:
@@ -218,7 +221,7 @@ def authenticated(store: AnyStore, *handlers: Any, **options: Any) -> Litestar: 
         request.clear_session()
 
     auth: SessionAuth[Any, Any] = SessionAuth(
-        retrieve_user_handler=user_of,
+        retrieve_user_handler=_whoever,
         session_backend_config=SQLSessionConfig(),
         exclude=["^/login", "^/logout", "^/cart", "^/open", "^/schema"],
     )
@@ -237,6 +240,27 @@ async def test_a_logout_that_needs_no_login_logs_out(store: AnyStore) -> None:
 
         assert (await client.get("/", headers={"Cookie": f"session={key}"})).status_code == 401
         assert not await store.exists(digest_key(key))
+
+
+async def test_a_session_in_two_middlewares_is_one(store: AnyStore, sql: SQL) -> None:
+    """``SessionAuth`` brings its own, and whoever has listed it besides gets no second row at a login."""
+    config = SQLSessionConfig()
+    auth: SessionAuth[Any, Any] = SessionAuth(
+        retrieve_user_handler=_whoever, session_backend_config=config, exclude=["^/write"]
+    )
+
+    @get("/write")
+    async def write(request: AnyRequest) -> None:
+        request.session["user"] = "Ada"
+
+    app = Litestar(
+        [recall, write], stores={"sessions": store}, on_app_init=[auth.on_app_init], middleware=[config.middleware]
+    )
+    async with running(app) as client:
+        assert len((await client.get("/write")).headers.get_list("set-cookie")) == 1
+        assert (await client.get("/")).json() == {"user": "Ada"}
+
+    assert await rows(store, sql) == 1
 
 
 async def test_a_refused_request_leaves_an_anonymous_session(store: AnyStore) -> None:

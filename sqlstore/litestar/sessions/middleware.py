@@ -22,13 +22,13 @@ from ...config import UNITS
 from ...exceptions import SQLStoreError
 from ..held_response import HeldResponse
 from .backend import SQLSessionBackend
-from .request_session import add_unsent_cookie
+from .request_session import RequestSession, add_unsent_cookie
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
     from ...unit_of_work import UnitOfWork
-    from .request_session import AnyConnection, RequestSession
+    from .request_session import AnyConnection
 
 __all__ = ("SQLSessionMiddleware",)
 
@@ -59,6 +59,10 @@ class SQLSessionMiddleware(SessionMiddleware[SQLSessionBackend]):
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outer = RequestSession.in_scope(scope)
+        if outer is not None and outer.config is self.backend.config:  # in SessionAuth and in middleware=, too
+            await self.app(scope, receive, send)
+            return
         if self.backend.config.same_transaction and UNITS not in scope["state"]:
             msg = "same_transaction needs plugins=[SQLStorePlugin(config)] in the application"
             raise ImproperlyConfiguredException(msg)

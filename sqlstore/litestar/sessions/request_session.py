@@ -83,7 +83,7 @@ class RequestSession:
     def __init__(self, backend: SQLSessionBackend, connection: AnyConnection, rows: SessionRows) -> None:
         """Know nothing of a session yet; see `load`."""
         self._backend = backend
-        self._config = backend.config
+        self.config = backend.config
         self._connection = connection
         self._rows = rows
         self._loop = asyncio.get_running_loop()
@@ -147,7 +147,7 @@ class RequestSession:
             SQLStoreError: the store could not.
         """
         self._connection.scope["state"][_STATE] = self
-        session_id = self._connection.cookies.get(self._config.key)
+        session_id = self._connection.cookies.get(self.config.key)
         if not session_id or session_id == "null":  # which Litestar's own backend leaves behind
             return {}
         self._unread = session_id
@@ -173,7 +173,7 @@ class RequestSession:
         return None
 
     async def _find(self, session_id: str, *, ordered: bool = True) -> StoredSession | None:
-        found = await self._config.find(session_id, self._rows, ordered=ordered)
+        found = await self.config.find(session_id, self._rows, ordered=ordered)
         self._stored_since = self._loop.time()
         return found
 
@@ -198,10 +198,10 @@ class RequestSession:
         if self._given is not _NOT_GIVEN:
             return self._given  # type: ignore[no-any-return]
         session = _session_in(self._connection.scope)
-        if self._config.principal is not None and session is not Empty and session is not None:
+        if self.config.principal is not None and session is not Empty and session is not None:
             if not isinstance(session, dict):
                 session = self._backend.deserialize_data(self._encoded(session))
-            return stored_principal(self._config.principal(session))  # pyright: ignore[reportUnknownArgumentType]
+            return stored_principal(self.config.principal(session))  # pyright: ignore[reportUnknownArgumentType]
         return self.stored.principal if self.stored else None
 
     def reserved_id(self) -> str:
@@ -221,7 +221,7 @@ class RequestSession:
             TooManySessionsError: the principal has too many.
         """
         if message.get("status", 0) < HTTP_500_INTERNAL_SERVER_ERROR:
-            await self.save(via, renew=self._config.renew_on_access)
+            await self.save(via, renew=self.config.renew_on_access)
         else:
             self._settled = None
         self._late = True
@@ -241,7 +241,7 @@ class RequestSession:
 
     async def save_now(self) -> None:
         """See `save_session`."""
-        await self.save(writing_unit(self.database) if self._config.same_transaction else None)
+        await self.save(writing_unit(self.database) if self.config.same_transaction else None)
 
     async def save(self, via: UnitOfWork | None = None, *, renew: bool = False) -> None:
         """Store what the session has become; *renew* moves the expiry of one that has not changed.
@@ -278,8 +278,8 @@ class RequestSession:
                 await self._begin(data, data, principal, via)
         elif login or self._rotate or self._has_changed(stored, data, principal):
             await self._replace(stored, data, principal, login=login, via=via)
-        elif renew and self._config.is_due(stored) and await self._rows.touch(stored.key, via):
-            remaining = self._config.remaining(stored, self._loop.time() - self._stored_since)
+        elif renew and self.config.is_due(stored) and await self._rows.touch(stored.key, via):
+            remaining = self.config.remaining(stored, self._loop.time() - self._stored_since)
             self._cookie = self._cookie_of(self.id, remaining)
 
     def _is_login(self, principal: str | None) -> bool:
@@ -288,7 +288,7 @@ class RequestSession:
             return False
         known = self.stored or self._lost  # whoever had what has ended must not get it back by having had it
         before = known.principal if known else None
-        whose = self._config.principal
+        whose = self.config.principal
         if principal != before and known and whose is not None and self._given is _NOT_GIVEN:
             # A session of before it was known whose it is, has not changed.
             before = stored_principal(whose(self._backend.deserialize_data(self._base)))
@@ -301,16 +301,16 @@ class RequestSession:
 
     def _moves(self, stored: StoredSession) -> bool:
         """Return whether *stored* is still under its plain id, and should not be."""
-        return self._config.hash_ids == "migrate" and stored.key != self._config.keys_of(self.id or "")[0]
+        return self.config.hash_ids == "migrate" and stored.key != self.config.keys_of(self.id or "")[0]
 
     async def _begin(self, data: bytes, mine: bytes, principal: str | None, via: UnitOfWork | None) -> None:
         if self._late:
             raise LateSessionError
         data = self._with_client(data, principal)
-        limit = SessionLimit(self._config, self._rows, principal)
+        limit = SessionLimit(self.config, self._rows, principal)
         await limit.look()
         session_id, self._reserved = self.reserved_id(), None
-        [key, *_] = self._config.keys_of(session_id)
+        [key, *_] = self.config.keys_of(session_id)
         version = await self._rows.add(key, data, principal, via)
         self._stored_since = self._loop.time()
         self._has_stored(session_id, StoredSession(key, data, version, principal, 0.0, 0.0, None, 0.0), mine)
@@ -322,18 +322,18 @@ class RequestSession:
         rotates = login or self._rotate
         if rotates and self._late:
             raise LateSessionError
-        limit = SessionLimit(self._config, self._rows, principal if login else None)
+        limit = SessionLimit(self.config, self._rows, principal if login else None)
         await limit.look(stored.key)
         known = self.id or ""
         session_id = self._backend.generate_session_id() if rotates else known
         data = mine
         if self._base != stored.data:  # others' changes, of which an object does not know
-            data = merge(self._base, mine, stored.data, self._config.on_conflict)
+            data = merge(self._base, mine, stored.data, self.config.on_conflict)
         deadline = self._loop.time() + self.database.timeout
         while True:
             if login:
                 data = self._with_client(data, principal)
-            key = self._config.keys_of(session_id)[0] if rotates or self._moves(stored) else stored.key
+            key = self.config.keys_of(session_id)[0] if rotates or self._moves(stored) else stored.key
             same = key == stored.key and principal == stored.principal
             version = await self._rows.save(
                 *(stored.key, data, stored.version),
@@ -350,7 +350,7 @@ class RequestSession:
                 await self._restart(mine, principal, login=login, via=via)
                 return
             stored = found
-            data = merge(self._base, mine, stored.data, self._config.on_conflict)
+            data = merge(self._base, mine, stored.data, self.config.on_conflict)
             principal = principal if login else stored.principal
             if not rotates and not self._moves(stored) and not changes(stored.data, data):
                 key, version = stored.key, stored.version  # others have done the same, and nothing remains to be done
@@ -375,7 +375,7 @@ class RequestSession:
         """Go on from *stored*, which holds what the handler has made, *mine*, and perhaps what others have."""
         now = self._loop.time()
         elapsed, self._stored_since = now - self._stored_since, now
-        remaining = self._config.remaining(stored, elapsed)
+        remaining = self.config.remaining(stored, elapsed)
         self._cookie = self._cookie_of(session_id, remaining)
         self.stored = stored._replace(now=stored.now + elapsed, expires_at=stored.now + elapsed + remaining)
         self.id = session_id
@@ -398,7 +398,7 @@ class RequestSession:
         if self.stored is None and self._unread is None:
             return
         self._cookie = None  # which may say what is no more true
-        keys = self._config.keys_to_end(self.id or self._unread or "")
+        keys = self.config.keys_to_end(self.id or self._unread or "")
         if self.stored is not None:
             keys = keys[keys.index(self.stored.key) :]
         if await self._delete_one(keys, via) or await self._delete_one(await self._keys_of_moved(), via):
@@ -456,7 +456,7 @@ class RequestSession:
 
     def _with_client(self, data: bytes, principal: str | None) -> bytes:
         """Return the *data* of a login with those of its client, if they are to be kept."""
-        if principal is None or not self._config.record_client:
+        if principal is None or not self.config.record_client:
             return data
         client = self._connection.client
         user_agent = self._connection.headers.get("user-agent")
@@ -468,7 +468,7 @@ class RequestSession:
 
     def _cookie_of(self, session_id: str | None, lifetime: float) -> str:
         """Return the cookie of an id for *lifetime* seconds; one that deletes it if they are over, or it is None."""
-        config = self._config
+        config = self.config
         value, max_age = "null", 0
         if session_id is not None and lifetime > 0:
             value, max_age = session_id, math.ceil(lifetime)
