@@ -69,7 +69,10 @@ _TOLD_APART: dict[type[SQLStoreError], str] = {
 _ADVICE: dict[type[SQLStoreError], str] = {
     TableMissingError: "table {table} does not exist: await store.create_table(), or run sqlstore upgrade",
     TableMismatchError: "table {table} was not made by the bundled migrations: choose another session_table",
-    ReadOnlyError: "the database takes no writes: check file permissions and grants, or use the primary server",
+    ReadOnlyError: (
+        "the role lacks a right, or the database takes no writes: check grants and file permissions, or use the "
+        "primary server"
+    ),
     ContentionError: "other transactions were in the way, and nothing was changed",
     UnavailableError: "cannot use the database: check pool_config, and that the server is running",
     ConnectionLostError: "the connection to the database was lost",

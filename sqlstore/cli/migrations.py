@@ -97,7 +97,7 @@ def upgrade(  # noqa: PLR0913 - the command's options
     """
     migrator = _migrator(databases)
     if as_sql:
-        _script(lambda: migrator.sql("up", revision, source))
+        _script(lambda: migrator.sql("up", revision, source), as_json=as_json)
     elif dry_run:
         _show_files(run(migrator.plan("up", revision, source)), as_json=as_json)
     else:
@@ -123,7 +123,7 @@ def downgrade(  # noqa: PLR0913 - the command's options
     _refuse_option(revision)
     migrator = _migrator(databases)
     if as_sql:
-        _script(lambda: migrator.sql("down", revision, source))
+        _script(lambda: migrator.sql("down", revision, source), as_json=as_json)
         return
     applied: list[Applied] = []
     if files := run(migrator.plan("down", revision, source)):
@@ -266,7 +266,10 @@ def _migrator(databases: Databases) -> Migrator:
         raise click.ClickException(str(error)) from error
 
 
-def _script(make: Callable[[], str]) -> None:
+def _script(make: Callable[[], str], *, as_json: bool) -> None:
+    if as_json:
+        msg = "--sql prints SQL: leave out --json"
+        raise click.UsageError(msg)
     with explained():
         click.echo(make(), nl=False)
 

@@ -160,6 +160,14 @@ def test_a_script_does_what_the_command_does(program: Program, options: list[str
     assert [row["pending"] for row in json.loads(program(*options, "current", "--json").stdout)] == [0, 2]
 
 
+@pytest.mark.parametrize("command", ["upgrade", "downgrade"])
+def test_a_script_is_no_json(program: Program, options: list[str], command: str) -> None:
+    """Whoever parses the output is told before it is something else."""
+    said = program(*options, command, "--sql", "--json", code=2)
+
+    assert (said.stdout, said.complaint) == ("", "--sql prints SQL: leave out --json")
+
+
 def test_a_script_stops_at_an_error(program: Program, options: list[str], folder: Path, tmp_path: Path) -> None:
     """What failed is not in its history, and nothing of its file is kept."""
     folder.joinpath("0002_authors.up.sql").write_text("CREATE TABLE other (id integer);\nCREATE TALBE authors;\n")

@@ -377,7 +377,7 @@ async def test_a_write_to_a_read_only_database_is_an_error_at_once(store: Store,
     """It says so, and nothing is changed."""
     await store.set(KEY, b"5", 3600)
     before = await store.get_versioned(KEY)
-    with pytest.raises(ReadOnlyError, match="takes no writes: check") as raised:
+    with pytest.raises(ReadOnlyError, match="takes no writes: check grants") as raised:
         await WRITES[verb](reader)
 
     assert raised.value.__cause__ is not None, "the driver's exception"
