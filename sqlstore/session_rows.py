@@ -95,12 +95,18 @@ class SessionRows:
             *(scope, sql.save_sessions, lives), lifetime=max_age, last_counts=False, repeat=Repeat.RECOGNISED
         )
 
-    async def load(self, *keys: str, ordered: bool = True) -> dict[str, StoredSession]:
-        """Return those that live, by key; not *ordered*, without waiting for writes of theirs that were called before.
+    async def load(self, *keys: str, via: UnitOfWork | None = None) -> dict[str, StoredSession]:
+        """Return those that live, by key.
 
-        A transaction that has found another version than it expected may hold the row's lock, for which those wait.
+        With *via* over its connection only where it is the database's one writer: elsewhere its snapshot may be an old
+        one. Then it does not wait for writes that were called before: they may wait for a lock that *via* holds, if
+        that has found another version than it expected.
         """
-        answer = await self._submit(self._load, [Row(key) for key in sorted(keys)], ordered=ordered)
+        rows = [Row(key) for key in sorted(keys)]
+        if via is not None and via.writing:
+            answer = await self._run(self._load, rows, via)
+        else:
+            answer = await self._submit(self._load, rows, ordered=via is None)
         return {row.key: row for row in self._living(answer[key] for key in keys if key in answer)}
 
     async def add(self, key: str, data: bytes, principal: str | None, via: UnitOfWork | None = None) -> int:

@@ -586,6 +586,10 @@ async def test_a_store_s_session_is_committed_with_the_application_s_rows(togeth
             expected = versions["saved"]
             assert await rows.save("saved", VALUES["c"], expected, principal="p", new_key="moved", via=via)
             assert not await rows.save("saved", b"late", expected, principal="p", new_key="lost", via=via)
+            seen = (await rows.load("saved", "moved", via=via)).values()
+            assert [(one.key, one.data) for one in seen] == [
+                ("moved", VALUES["c"]) if together.store.config.dialect.one_writer else ("saved", b"before")
+            ]
             assert [await rows.touch(key, via) for key in ("touched", "saved")] == [True, False]
             assert [await rows.delete(key, via) for key in ("ended", "saved")] == [True, False]
             assert await rows.of_principal("p") == []

@@ -8,6 +8,7 @@ from litestar.middleware.session.server_side import ServerSideSessionBackend
 from typing_extensions import override
 
 from ...exceptions import ContentionError
+from ...unit_of_work import writing_unit
 from .request_session import RequestSession
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _ATTEMPTS = 100
 class SQLSessionBackend(ServerSideSessionBackend):
     """Sessions by their ids, for what is not in a request: a console, a job, a test.
 
-    The *store* is the one that the sessions are in. Every method raises what its verbs raise.
+    The *store* is the one that the sessions are in. In a request that has written to a database that has one writer,
+    `get`, `set` and `delete` are part of its transaction: nobody else could write. Every method raises what the verbs
+    of a store raise.
     """
 
     config: SQLSessionConfig
@@ -37,24 +40,26 @@ class SQLSessionBackend(ServerSideSessionBackend):
     async def get(self, session_id: str, store: Store) -> bytes | None:
         """Return a session's data, or None; with ``renew_on_access``, move its expiry if it is time."""
         rows = self.config.rows_in(store)
-        found = await self.config.find(session_id, rows)
+        via = writing_unit(rows.store.config)
+        found = await self.config.find(session_id, rows, via)
         if found and self.config.renew_on_access and self.config.is_due(found):
-            await rows.touch(found.key)
+            await rows.touch(found.key, via)
         return found.data if found else None
 
     @override
     async def set(self, session_id: str, data: bytes, store: Store) -> None:
         """Replace a session's data, whatever it is; one that is not there begins."""
         rows = self.config.rows_in(store)
+        via = writing_unit(rows.store.config)
         for _ in range(_ATTEMPTS):
-            found = await self.config.find(session_id, rows)
+            found = await self.config.find(session_id, rows, via)
             if found is None:
                 key = self.config.keys_of(session_id)[0]
-                done = await rows.add(key, data, None)
-                if not done and await self.config.find(session_id, rows) is None:
-                    await rows.delete(key)  # a row from before absolute_timeout, which has outlived it
+                done = await rows.add(key, data, None, via)
+                if not done and await self.config.find(session_id, rows, via) is None:
+                    await rows.delete(key, via)  # a row from before absolute_timeout, which has outlived it
             else:
-                done = await rows.save(found.key, data, found.version, principal=found.principal, same=True)
+                done = await rows.save(found.key, data, found.version, principal=found.principal, same=True, via=via)
             if done:
                 return
         msg = "others have changed this session again and again: try again later"
@@ -63,8 +68,9 @@ class SQLSessionBackend(ServerSideSessionBackend):
     @override
     async def delete(self, session_id: str, store: Store) -> None:
         """End a session, if there is one."""
+        rows = self.config.rows_in(store)
         for key in self.config.keys_to_end(session_id):
-            await self.config.rows_in(store).delete(key)
+            await rows.delete(key, writing_unit(rows.store.config))
 
     async def delete_all(self, store: Store) -> None:
         """End all sessions.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from litestar.stores.base import Store
 
     from ...session_rows import StoredSession
+    from ...unit_of_work import UnitOfWork
     from .merge import Conflict
     from .request_session import Principal
 
@@ -177,10 +178,10 @@ class SQLSessionConfig(ServerSideSessionConfig):
         """Return the same keys in the order in which to delete them: a session moves to its hash, never back."""
         return sorted(self.keys_of(session_id), key=digest_key(session_id).__eq__)
 
-    async def find(self, session_id: str, rows: SessionRows, *, ordered: bool = True) -> StoredSession | None:
+    async def find(self, session_id: str, rows: SessionRows, via: UnitOfWork | None = None) -> StoredSession | None:
         """Return the session with that id, if it lives; see `SessionRows.load`. Raises what a store's verbs raise."""
         keys = self.keys_of(session_id)
-        found = await rows.load(*keys, ordered=ordered)
+        found = await rows.load(*keys, via=via)
         return next((found[key] for key in keys if key in found), None)
 
     def remaining(self, stored: StoredSession, elapsed: float = 0.0) -> float:

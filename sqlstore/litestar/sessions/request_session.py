@@ -172,8 +172,8 @@ class RequestSession:
         _LOGGER.warning("a session of %d bytes is not the JSON of an object, and left alone", len(stored.data))
         return None
 
-    async def _find(self, session_id: str, *, ordered: bool = True) -> StoredSession | None:
-        found = await self.config.find(session_id, self._rows, ordered=ordered)
+    async def _find(self, session_id: str, via: UnitOfWork | None = None) -> StoredSession | None:
+        found = await self.config.find(session_id, self._rows, via)
         self._stored_since = self._loop.time()
         return found
 
@@ -345,7 +345,7 @@ class RequestSession:
             )
             if version:
                 break
-            found = await self._find(known, ordered=via is None)
+            found = await self._find(known, via)
             if found is None:
                 await self._restart(mine, principal, login=login, via=via)
                 return
