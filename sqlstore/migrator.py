@@ -360,6 +360,7 @@ class _Session:
         self._config = config
         self._connection = connection
         self._limit = limit
+        self._history: bool | None = None
         self.dialect = config.dialect.for_table(config.version_table)
 
     @classmethod
@@ -409,8 +410,10 @@ class _Session:
         return bool(await self.execute(self.dialect.columns.bind({"table": table}, ())))
 
     async def has_history(self) -> bool:
-        """Return whether the table of the history is there."""
-        return await self.has_table(self._config.version_table)
+        """Return whether the table of the history is there; it is asked for once."""
+        if self._history is None:
+            self._history = await self.has_table(self._config.version_table)
+        return self._history
 
     async def make_history(self) -> None:
         """Make the table of the history, which another process may do at the same time where there is no lock yet."""
@@ -422,6 +425,7 @@ class _Session:
                 if self.dialect.transactional_ddl or kinds.isdisjoint({AlreadyThereError, UniqueViolationError}):
                     msg = f"cannot make the table of the history, {self._config.version_table}: {error}"
                     raise MigrationError(msg) from error
+        self._history = True
 
     async def recorded(self, source: str) -> list[AppliedVersion]:
         """Return what the history says of the *source* of that name; nothing if there is no history."""
