@@ -586,9 +586,14 @@ class Oracle(Server):
             SELECT sid || ',' || serial# FROM v$session
              WHERE username = USER AND sid <> TO_NUMBER(SYS_CONTEXT('USERENV', 'SID'))
         """
-        for (session,) in await self.fetch(sessions, dsn):
+        killed = await self.fetch(sessions, dsn)
+        for (session,) in killed:
             with suppress(oracledb.DatabaseError):  # it has ended meanwhile
                 await self.fetch(f"ALTER SYSTEM KILL SESSION '{session}' IMMEDIATE", dsn)
+        with suppress(TimeoutError):  # one whose client is busy elsewhere may stay in the list
+            async with asyncio.timeout(5):
+                while not set(killed).isdisjoint(await self.fetch(sessions, dsn)):  # noqa: ASYNC110 - it can only be asked
+                    await asyncio.sleep(0.02)
 
     async def add_user(self, name: str, password: str) -> None:
         """See `Server.add_user`."""
@@ -617,7 +622,7 @@ class Oracle(Server):
 # The Mirror, until its input ends: this process closed it or died. Oracle has other words for what two at once may
 # meet: ORA-00955 for a table's type that the other has made, ORA-00001 for a batch that met a row of the other's,
 # ORA-00060 for a deadlock. And Oracle waits for the rest of a message that the network cuts between two rows of values,
-# or just before the first.
+# or just before the first. It is not to read its catalogue for how wide a concatenation may be, which nobody asks here.
 MIRROR = """
 import os, sys, threading
 from seerdb.common.exceptions import Truncated
@@ -647,6 +652,7 @@ def replay(self, sql, rows, original=postgres.PostgresBackend._replay_until_fail
     return postgres.BackendError(str(error), ora_code=1) if no_row_fails else error
 
 postgres.PostgresBackend._replay_until_failure = replay
+postgres.PostgresBackend._operand_types = lambda self, sql: {}
 postgres._SQLSTATE_TO_ORA |= {"42710": 955, "40P01": 60}
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 main(sys.argv[1:])
