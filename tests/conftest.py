@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from sqlstore.adapters.psycopg import (
     PsycopgSyncStore,
 )
 from sqlstore.adapters.sqlite import SqliteConfig, SqliteStore
+from sqlstore.dialects import Step
 
 from . import servers
 from .proxy import Proxy
@@ -244,17 +246,43 @@ def proxy(
         yield proxy
 
 
+def _new_table() -> str:
+    return f"test_{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def kept_tables() -> defaultdict[str, str]:
+    """Return the name of the table that a server has for one test after the other: to make one takes longer than most.
+
+    The emulated Oracle takes a second to make it and drop it.
+    """
+    return defaultdict(_new_table)
+
+
 @pytest.fixture
-def make_config(adapter: Adapter, database: str) -> MakeConfig:
-    """Return a function that makes a config, with a table name of the test's own, over the test's database.
+def shares_table(adapter: Adapter, request: pytest.FixtureRequest) -> bool:
+    """Return whether the test only uses its `store`, and cannot have changed the table itself."""
+    names: list[str] = request.node.fixturenames
+    return adapter.networked and "store" in names and {"server", "sql"}.isdisjoint(names)
+
+
+@pytest.fixture
+def make_config(
+    adapter: Adapter,
+    database: str,
+    kept_tables: defaultdict[str, str],
+    shares_table: bool,  # noqa: FBT001 - a fixture
+) -> MakeConfig:
+    """Return a function that makes a config, with the table of the test's `store`, over the test's database.
 
     It takes the options of ``extension_config["litestar"]``, *dsn* for another database (or the path of another file),
     *port* for the proxy's, and *size*, how many connections the application's pool has at most.
     """
-    table = f"test_{secrets.token_hex(6)}"
+    own = _new_table()
 
     def make(*, dsn: str = database, port: int | None = None, size: int | None = None, **options: object) -> BaseConfig:
         place = dsn if port is None else servers.SERVERS[adapter.database].through(dsn, port)
+        table = kept_tables[adapter.database] if shares_table else own
         return adapter.config(
             pool_config=adapter.pool_config(place) | ({adapter.size: size} if size else {}),
             extension_config={"litestar": {"session_table": table, **options}},
@@ -278,9 +306,35 @@ async def make_store(adapter: Adapter, make_config: MakeConfig) -> AsyncGenerato
 
 
 @pytest.fixture
-async def store(make_store: MakeStore) -> AsyncGenerator[BaseSQLSpecStore[Any], None]:
+async def store(
+    adapter: Adapter,
+    make_store: MakeStore,
+    kept_tables: defaultdict[str, str],
+    shares_table: bool,  # noqa: FBT001 - a fixture
+) -> AsyncGenerator[BaseSQLSpecStore[Any], None]:
     """Give a store whose table exists and is empty."""
     store = make_store()
-    await store.create_table()
+    if not shares_table:
+        await store.create_table()
+        yield store
+        await store.drop_table()
+        return
+    if not await _emptied(store):  # there is none yet, or a test has dropped it, or has left a lock on it
+        del kept_tables[adapter.database]
+        store = make_store()
+        await store.create_table()
     yield store
-    await store.drop_table()
+
+
+async def _emptied(store: BaseSQLSpecStore[Any]) -> bool:
+    """Return whether the store's table is there, and now empty."""
+    connection = await store.config.open_store_connection()
+    timer = asyncio.get_running_loop().call_later(10, connection.kill)
+    try:
+        await connection.run([Step(f"DELETE FROM {store.table_name}")])  # noqa: S608 - the tests' own table
+    except Exception:  # noqa: BLE001 - each driver's own
+        return False
+    finally:
+        timer.cancel()
+        await connection.close()
+    return True
