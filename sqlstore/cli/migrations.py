@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from ..migration_files import SQLFile
-    from ..migrator import Applied, AppliedVersion, Progress
+    from ..migration_plan import AppliedVersion
+    from ..migration_run import Applied, Progress
 
 __all__ = ("COMMANDS",)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sqlstore import MigrationError, TableMismatchError, migrator
+from sqlstore import MigrationError, TableMismatchError
 from sqlstore.migration_files import SQLFile
+from sqlstore.migration_run import MigrationRun
 from sqlstore.migrator import Migrator
 
 from .conftest import until
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlstore import BaseConfig
-    from sqlstore.migrator import Progress
+    from sqlstore.migration_run import Progress
 
     from ..conftest import Adapter, MakeConfig
     from .conftest import SQL
@@ -489,17 +490,17 @@ async def test_two_that_go_in_opposite_directions_leave_no_gap(
     for label in ("0001_a", "0002_b", "0003_c"):
         folder.write(label, "SELECT 1;", "SELECT 1;")
     await make_migrator().upgrade("head" if way == "down" else "1")
-    apply = migrator._Run._apply  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    apply = MigrationRun._apply  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def meet(run: Any, step: Any) -> Any:  # noqa: ANN401 - the migrator's own
         done = await apply(run, step)
         if (step.migration.version, step.direction) == (2, way):
             with monkeypatch.context() as context:
-                context.setattr(migrator._Run, "_apply", apply)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+                context.setattr(MigrationRun, "_apply", apply)
                 await (make_migrator().downgrade("base") if way == "up" else make_migrator().upgrade("head"))
         return done
 
-    monkeypatch.setattr(migrator._Run, "_apply", meet)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(MigrationRun, "_apply", meet)
     with pytest.raises(MigrationError, match="application: another process has migrated the other way"):
         await (make_migrator().upgrade("head") if way == "up" else make_migrator().downgrade("base"))
 
