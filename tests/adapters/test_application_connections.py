@@ -932,12 +932,14 @@ pause()
 """,
     "a loop that ends while a connection is in use": """
 async def leave():
-    asyncio.create_task(hold())
-    await asyncio.sleep(0.2)
+    holding = asyncio.Event()
+    task = asyncio.create_task(hold(holding))
+    await holding.wait()
 
-async def hold():
-    async with config.get_session() as session:
-        await use()
+async def hold(holding):
+    async with config.provide_connection():
+        await use(in_use=1)
+        holding.set()
         await asyncio.sleep(60)
 
 for _ in range(3):
@@ -958,10 +960,10 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns of each co
 if type(config).__name__ == "PsycopgAsyncConfig":
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # which tells of the pool's own tasks in a closed loop
 
-async def use():
+async def use(in_use=0):
     async with config.provide_connection(), config.provide_connection():
         pass
-    while config.pool().in_use:  # given back in the background
+    while config.pool().in_use > in_use:  # given back in the background
         await asyncio.sleep(0.01)
 
 """
