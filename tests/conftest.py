@@ -260,10 +260,15 @@ def kept_tables() -> defaultdict[str, str]:
 
 
 @pytest.fixture
+def own_table() -> None:
+    """Have a table that no test has used before; see `shares_table`."""
+
+
+@pytest.fixture
 def shares_table(adapter: Adapter, request: pytest.FixtureRequest) -> bool:
     """Return whether the test only uses its `store`, and cannot have changed the table itself."""
     names: list[str] = request.node.fixturenames
-    return adapter.networked and "store" in names and {"server", "sql"}.isdisjoint(names)
+    return adapter.networked and "store" in names and {"own_table", "server", "sql"}.isdisjoint(names)
 
 
 @pytest.fixture

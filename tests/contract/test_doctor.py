@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Store = BaseSQLSpecStore[Any]
 
+pytestmark = pytest.mark.usefixtures("own_table")  # another is bloated by other tests
+
 CHECKS = [
     *("server", "clock", "durability", "pool", "table"),
     *("comparison", "privileges", "bloat", "expired rows"),
