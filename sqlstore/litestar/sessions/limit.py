@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ("SessionLimit", "TooManySessionsError")
 
-_MOMENT, _PATIENCE = 0.01, 1.0
-"""Seconds between two looks, and how long a login looks, whether others at the same time have been refused."""
+_MOMENT, _PATIENCE = 0.01, 5.0
+"""Seconds until the second look, each further pause being twice as long, and how long a login looks, whether others at
+the same time have been refused. A busy database took over a second to tell ten of them."""
 
 
 class TooManySessionsError(HTTPException):
@@ -59,6 +60,7 @@ class SessionLimit:
             return True
         clock = asyncio.get_running_loop().time
         refusal = clock() + _PATIENCE
+        pause = _MOMENT
         while True:
             sessions = await self._rows.of_principal(self._principal)
             earlier = sorted((other.created_at, other.key) for other in sessions if other.key in self._before)
@@ -74,7 +76,8 @@ class SessionLimit:
                 return True
             if place >= self._most or clock() > refusal:
                 return False
-            await asyncio.sleep(_MOMENT)  # those that came later are about to find that they are too many
+            await asyncio.sleep(pause)  # those that came later are about to find that they are too many
+            pause *= 2
 
     def error(self) -> TooManySessionsError:
         """Return what a refused login raises."""
