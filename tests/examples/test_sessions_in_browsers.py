@@ -52,7 +52,7 @@ def new_page(chromium: Browser, address: str) -> NewPage:
 
 async def press(page: Page, button: str) -> None:
     """Click on a button of *page*, and wait until the page that it leads to is there."""
-    async with page.expect_event("load"):
+    async with page.expect_navigation():
         await page.get_by_role("button", name=button, exact=True).click()
 
 
@@ -129,13 +129,13 @@ async def test_everybody_can_use_the_pages(new_page: NewPage) -> None:
     await log_in(other)
     page = await new_page(java_script_enabled=False, viewport={"width": 320, "height": 480})
     await page.keyboard.type("Ada")  # the only field has the focus
-    async with page.expect_event("load"):
+    async with page.expect_navigation():
         await page.keyboard.press("Enter")
     for control in ("Log out", "Revoke Chrome on Linux", "Log out everywhere else"):
         await page.keyboard.press("Tab")
         await expect(page.locator(":focus")).to_have_accessible_name(control, timeout=PATIENCE)
     assert await page.evaluate("document.documentElement.scrollWidth") == 320
-    async with page.expect_event("load"):
+    async with page.expect_navigation():
         await page.keyboard.press("Enter")
 
     assert await devices(page) == ["Chrome on Linux This device"]
