@@ -403,6 +403,7 @@ async def test_a_cached_response_has_no_cookie_of_a_transaction(site: Site) -> N
 # In the request's transaction
 
 
+@pytest.mark.adapters("asyncpg", "aiosqlite")  # a handler in a thread cannot await save_session
 async def test_what_save_session_stored_keeps_its_cookie_when_the_transaction_is_undone(site: Site) -> None:
     """A session that has begun, or has got a new id, by itself: its browser knows."""
     config = site.config(create_table="auto")
@@ -419,12 +420,33 @@ async def test_what_save_session_stored_keeps_its_cookie_when_the_transaction_is
     app = Litestar(
         [recall, site.route("/fail", fail)], plugins=[SQLStorePlugin(config)], middleware=[sessions.middleware]
     )
-    if site.adapter.threaded:
-        pytest.skip("a handler in a thread cannot await save_session")
     async with running(app) as client:
         for number in range(3):
             assert (await client.post("/fail", params={"id": number})).status_code == 401
             assert (await client.get("/")).json() == {"failures": number + 1}
+        assert await site.ids() == []
+
+
+@pytest.mark.adapters("asyncpg", "aiosqlite")
+async def test_save_session_keeps_its_promise_or_is_refused(site: Site) -> None:
+    """It outlives the request's transaction; where that has written and is the one writer, nothing could."""
+    config = site.config(create_table="auto")
+
+    async def write_and_save(call: Call) -> Response[None]:
+        await call.db.execute(site.tables.insert, (call.id,))
+        call.request.session["saved"] = 1
+        await save_session(call.request)
+        return Response(None, status_code=401)
+
+    app = Litestar(
+        [recall, site.route("/write", write_and_save)],
+        plugins=[SQLStorePlugin(config)],
+        middleware=[SQLSessionConfig().middleware],
+    )
+    alone = config.dialect.one_writer
+    async with running(app) as client:
+        assert (await client.post("/write", params={"id": 1})).status_code == (503 if alone else 401)
+        assert (await client.get("/")).json() == ({} if alone else {"saved": 1})
         assert await site.ids() == []
 
 
