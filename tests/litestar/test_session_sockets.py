@@ -249,14 +249,20 @@ async def _listen_once_and_return(socket: AnySocket) -> None:
     socket.session["said"] = await socket.receive_text()
 
 
+async def _hello_of_ada(site: Site) -> Client:
+    """Return a socket of a session that there is, to which the browser has said something."""
+    await site.browser.put("/", json={"user": "ada"})
+    socket = site.socket()
+    assert await socket.hears() == ""
+    socket.says("hello")
+    return socket
+
+
 @pytest.mark.parametrize("body", [_listen, _listen_until_it_raises, _listen_once_and_close, _listen_once_and_return])
 async def test_a_socket_s_session_is_saved_when_it_closes(store: AnyStore, body: Body) -> None:
     """Whoever closes it: the browser, the handler, or its end."""
     async with serving(store, handler(body)) as site:
-        await site.browser.put("/", json={"user": "ada"})
-        socket = site.socket()
-        assert await socket.hears() == ""
-        socket.says("hello")
+        socket = await _hello_of_ada(site)
         if body in {_listen, _listen_until_it_raises}:
             await socket.leaves()
         await socket.ends()
@@ -271,10 +277,7 @@ async def test_a_socket_s_session_is_saved_when_it_closes(store: AnyStore, body:
 async def test_what_a_socket_changes_is_not_lost(store: AnyStore, kind: Kind) -> None:
     """As all of it is with Litestar's own middleware, which saves with a response only."""
     async with serving(store, handler(_listen_once_and_close), kind=kind) as site:
-        await site.browser.put("/", json={"user": "ada"})
-        socket = site.socket()
-        assert await socket.hears() == ""
-        socket.says("hello")
+        socket = await _hello_of_ada(site)
         await socket.ends()
 
         assert await site.session() == {"user": "ada"} | ({"said": "hello"} if kind is SQLSessionConfig else {})
@@ -284,10 +287,7 @@ async def test_what_a_socket_changes_is_not_lost(store: AnyStore, kind: Kind) ->
 async def test_a_browser_cannot_choose_that_nothing_is_saved(store: AnyStore, code: int) -> None:
     """By leaving with a code that Litestar closes a socket with after an exception."""
     async with serving(store, handler(_listen_until_it_raises)) as site:
-        await site.browser.put("/", json={"user": "ada"})
-        socket = site.socket()
-        assert await socket.hears() == ""
-        socket.says("hello")
+        socket = await _hello_of_ada(site)
         await socket.leaves(code)
 
         assert await site.session() == {"user": "ada", "said": "hello"}
